@@ -1,0 +1,248 @@
+"""Every setting of a run as typed, frozen dataclasses, and the one place where plain mappings become them.
+
+`configs/` writes `ml_collections.ConfigDict`s; `from_mapping(RunConfig, config)` checks every key and type
+and raises `ConfigError` that lists all faults at once, each with its key and what would be right.
+Sizes are in tokens, tiles, rows or parameters' widths; learning rates are per step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+ARCHS = ("d", "x", "h")
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run. The message lists each faulty key."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """InternViT. Defaults are InternViT-6B-448px-V1-5."""
+
+    image_size: int = 448
+    patch_size: int = 14
+    width: int = 3200
+    layers: int = 45
+    heads: int = 25
+    head_dim: int = 128
+    ff: int = 12800
+    norm_eps: float = 1e-6
+    qk_norm: bool = True  # RMSNorm over all heads' width at once, before the split into heads
+    qkv_bias: bool = False
+    layer_scale_init: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A Qwen2 or Llama/Yi decoder. Defaults are Qwen2-72B-Instruct."""
+
+    vocab_size: int = 152064
+    width: int = 8192
+    layers: int = 80
+    heads: int = 64
+    kv_heads: int = 8
+    head_dim: int = 128
+    ff: int = 29568
+    rope_theta: float = 1e6
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    tied_embeddings: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossAttentionConfig:
+    """Gated cross-attention (NVLM-X and NVLM-H): one layer before every `every` decoder layers."""
+
+    every: int = 8
+    gate_init: float = 0.0  # of both tanh gates
+    tag_embeddings: int = 0  # NVLM-H: rows of the learned table of tile tags that join the keys; 0 = no table
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """NVLM = vision encoder + projector + decoder (+ gated cross-attention)."""
+
+    arch: str = "d"
+    vision: VisionConfig = VisionConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    projector_width: int = 29568  # inner width of the two-layer MLP; 0 = a single layer (NVLM-X)
+    cross_attention: CrossAttentionConfig | None = None
+    pixel_shuffle: int = 2  # patches along each side that become one image token
+    dtype: str = "bfloat16"  # of the computation
+    frozen_dtype: str = "bfloat16"  # of the parameters that are not trained; trained ones are float32
+    remat: str = "full"  # none | dots | full
+    loss_chunk: int = 512  # tokens of a row whose logits exist at once
+    dense_labels: int = 0  # > 0 builds the encoder with a head of so many labels an image token, to pretrain it
+
+    @property
+    def tokens_per_tile(self) -> int:
+        side = self.vision.image_size // self.vision.patch_size // self.pixel_shuffle
+        return side * side
+
+
+@dataclasses.dataclass(frozen=True)
+class InputConfig:
+    """How a sample becomes tokens and tiles. Stored with every checkpoint: it is part of the model."""
+
+    tokenizer: str = ""  # a directory with tokenizer.json, or that file
+    tile_tags: str = "1d"  # none | 1d | grid | box
+    max_tiles: int = 6  # regular tiles of an image, without the thumbnail
+    thumbnail: bool = True
+    thumbnail_tag: str = "<tile_global_thumbnail>"  # <tile_global> with Yi
+    image_token: str = "<|vision_pad|>"
+    end_token: str = "<|im_end|>"
+    template: str = "chatml"  # chatml (SFT) | plain (pretraining: image block, prompt, answer) | dense (encoder labels)
+    system: str = "Follow the user's instruction and answer questions."  # empty = no system turn
+    joined_image_prefix: bool = False  # True tokenizes "<Image><tile_1>" as one string, as the released HF code does
+    question_tags: bool = True  # a tag in a user's text reads its tile in cross-attention as the block's own tags do
+    max_images: int = 8  # of one sample
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """Where weights come from before the first step: HF directory, Orbax checkpoint or workdir; empty = fresh."""
+
+    vision: str = ""
+    llm: str = ""
+    projector: str = ""
+    checkpoint: str = ""  # all parts at once (a previous stage); excludes the other three
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """One dataset of the blend: a directory of ArrayRecord shards with an index beside them."""
+
+    name: str = ""
+    path: str = ""
+    weight: float = 1.0  # share of samples, normalised over the blend
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The blend and the budgets of a packed row."""
+
+    blend: tuple[DatasetConfig, ...] = ()
+    tokens_per_row: int = 8192  # S
+    tiles_per_row: int = 26  # T
+    pack_window: int = 1024  # samples looked at together when rows are filled
+    workers: int = 0  # Grain worker processes; 0 reads in a thread of this process
+    max_bad_share: float = 0.01  # of the samples read so far; above it the run stops with the list
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with decoupled weight decay, cosine with warm-up, clip by global norm."""
+
+    learning_rate: float = 1e-4
+    min_learning_rate: float = 1e-5
+    warmup_steps: int = 500
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_vectors: bool = False  # True decays norms, biases and gates too
+    clip_norm: float = 1.0
+    gate_learning_rate_scale: float = 1.0  # times the learning rate, for the tanh gates alone
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 20000
+    batch_rows: int = 256  # rows of a global batch, B; accumulation divides it
+    accumulation: int = 1
+    trainable: tuple[str, ...] = ("projector",)  # top-level parts: vision, projector, cross_attention, decoder
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    log_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; -1 takes what is left."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+    context: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything about one run."""
+
+    name: str = ""  # arch, size and stage, as in the config's argument string
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    inputs: InputConfig = InputConfig()
+    init: InitConfig = InitConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+
+
+def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
+    """Build the dataclass `cls` from a nested mapping.
+
+    Raises:
+        ConfigError: lists every unknown key (with the nearest valid one) and every value of the wrong type.
+    """
+    faults: list[str] = []
+    value = _build(cls, mapping, "", faults)
+    if faults:
+        raise ConfigError("invalid configuration:\n  " + "\n  ".join(faults))
+    return value
+
+
+def to_mapping(value: Any) -> Any:
+    """The inverse of `from_mapping`: nested dicts and lists of plain values."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [to_mapping(v) for v in value]
+    return value
+
+
+def _build(cls: type, mapping: Any, prefix: str, faults: list[str]) -> Any:
+    if not isinstance(mapping, Mapping):
+        faults.append(f"{prefix.rstrip('.') or 'config'}: expected keys of {cls.__name__}, got {mapping!r}")
+        return cls()
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    kwargs = {}
+    for key, value in mapping.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
+            faults.append(f"{prefix}{key}: no such key; did you mean {prefix}{near[0]}?")
+        else:
+            kwargs[key] = _coerce(hints[key], value, prefix + key, faults)
+    return cls(**kwargs)
+
+
+def _coerce(hint: Any, value: Any, key: str, faults: list[str]) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, key + ".", faults)
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            faults.append(f"{key}: expected a list, got {value!r}")
+            return ()
+        item = typing.get_args(hint)[0]
+        return tuple(_coerce(item, v, f"{key}[{i}]", faults) for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        faults.append(f"{key}: expected {hint.__name__}, got {value!r}")
+    return value

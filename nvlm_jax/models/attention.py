@@ -1,0 +1,161 @@
+"""One attention for everything: (q, k, v, description of the mask) -> out.
+
+A mask is described by a few integers a token or a tile; nothing of size [S, S] or [S, T*N] is stored. Two kernels:
+`dense` holds one block of scores for all keys, right for short rows on CPU; `blockwise` scans over blocks of keys with
+a running softmax, so that memory is linear in the row. A query that sees no key gets exactly zero from both.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+# Scores (queries times keys of one head of one row) up to which holding them all is cheaper than scanning.
+DENSE_LIMIT = 1 << 20
+QUERY_BLOCK = 128  # queries of one step of the dense causal kernel
+BLOCK = 512  # keys of one step of the blockwise kernel
+MASKED = -1e30
+
+
+class CausalMask(NamedTuple):
+    """A token sees the tokens of its own segment up to itself."""
+
+    q_segment: jax.Array  # int32 [B, Sq], 0 sees nothing
+    q_index: jax.Array  # int32 [B, Sq], place in the row
+    k_segment: jax.Array  # int32 [B, Sk], 0 is seen by nobody
+    k_index: jax.Array  # int32 [B, Sk]
+    aligned: bool = False  # queries and keys are the same tokens in the same order
+
+    def block(self, start: jax.Array | int, size: int) -> jax.Array:
+        """Bool [B, Sq, size]: which of the keys start .. start+size each query sees."""
+        k_segment = jax.lax.dynamic_slice_in_dim(self.k_segment, start, size, axis=1)
+        k_index = jax.lax.dynamic_slice_in_dim(self.k_index, start, size, axis=1)
+        same = self.q_segment[:, :, None] == k_segment[:, None, :]
+        return same & (k_segment[:, None, :] > 0) & (k_index[:, None, :] <= self.q_index[:, :, None])
+
+
+class TileMask(NamedTuple):
+    """What a token sees of the tiles: those of its own segment whose image precedes it; a tag token its tile alone."""
+
+    q_segment: jax.Array  # int32 [B, Sq]
+    q_index: jax.Array  # int32 [B, Sq]
+    tag_tile: jax.Array  # int32 [B, Sq], 1 + index of the one tile this token sees, 0 = no such limit
+    tile_segment: jax.Array  # int32 [B, T], 0 is seen by nobody
+    tile_start: jax.Array  # int32 [B, T]
+
+    def tiles(self) -> jax.Array:
+        """Bool [B, Sq, T]: which tiles each token sees."""
+        same = self.q_segment[:, :, None] == self.tile_segment[:, None, :]
+        precedes = self.tile_start[:, None, :] <= self.q_index[:, :, None]
+        number = 1 + jnp.arange(self.tile_segment.shape[1])
+        named = (self.tag_tile[:, :, None] == 0) | (self.tag_tile[:, :, None] == number)
+        return same & (self.tile_segment[:, None, :] > 0) & precedes & named
+
+
+class TileKeys(NamedTuple):
+    """A `TileMask` with the number of keys of each tile: the mask over the T * keys_per_tile keys."""
+
+    visible: jax.Array  # bool [B, Sq, T]
+    keys_per_tile: int
+
+    def block(self, start: jax.Array | int, size: int) -> jax.Array:
+        """Bool [B, Sq, size]; `start` and `size` are whole tiles."""
+        count = size // self.keys_per_tile
+        tiles = jax.lax.dynamic_slice_in_dim(self.visible, start // self.keys_per_tile, count, axis=2)
+        return jnp.repeat(tiles, self.keys_per_tile, axis=2, total_repeat_length=size)
+
+
+Mask = CausalMask | TileKeys
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask | None = None, implementation: str | None = None
+) -> jax.Array:
+    """Softmax attention with grouped key/value heads, scaled by 1/sqrt(h); scores and softmax in float32.
+
+    Args:
+        q: [B, Sq, H, h].
+        k: [B, Sk, K, h]; query head i reads key/value head i // (H / K).
+        v: [B, Sk, K, h].
+        mask: who sees whom; None = everyone sees everything.
+        implementation: "dense" or "blockwise"; None picks by size.
+
+    Returns:
+        [B, Sq, H, h] in the dtype of q; exactly zero where a query sees nothing.
+    """
+    if implementation is None:
+        implementation = "dense" if q.shape[1] * k.shape[1] <= DENSE_LIMIT else "blockwise"
+    kernel = {"dense": _dense, "blockwise": _blockwise}[implementation]
+    grouped = rearrange(q * q.shape[-1] ** -0.5, "b s (k g) h -> b k g s h", k=k.shape[2])
+    k, v = (rearrange(x, "b s k h -> b k s h") for x in (k, v))
+    return rearrange(kernel(grouped, k, v, mask), "b k g s h -> b s (k g) h").astype(q.dtype)
+
+
+def _scores(q: jax.Array, k: jax.Array, visible: jax.Array | None) -> jax.Array:
+    """Float32 [B, K, G, Sq, Sk] of q [B, K, G, Sq, h] and k [B, K, Sk, h], hidden places at MASKED or below."""
+    b, kv_heads, group, s, width = q.shape
+    # One matrix product a key/value head: its whole group of query heads at once.
+    flat = jnp.einsum("bkqh,bksh->bkqs", q.reshape(b, kv_heads, -1, width), k, preferred_element_type=jnp.float32)
+    scores = flat.reshape(b, kv_heads, group, s, -1)
+    return scores if visible is None else scores + jnp.where(visible, 0.0, MASKED)[:, None, None]
+
+
+def _values(weights: jax.Array, v: jax.Array) -> jax.Array:
+    """Float32 [B, K, G, Sq, h] of weights [B, K, G, Sq, Sk] and v [B, K, Sk, h]."""
+    b, kv_heads, group, s, keys = weights.shape
+    flat = weights.reshape(b, kv_heads, -1, keys).astype(v.dtype)
+    out = jnp.einsum("bkqs,bksh->bkqh", flat, v, preferred_element_type=jnp.float32)
+    return out.reshape(b, kv_heads, group, s, -1)
+
+
+def _dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask | None) -> jax.Array:
+    if not (isinstance(mask, CausalMask) and mask.aligned):
+        return _softmax(q, k, v, None if mask is None else mask.block(0, k.shape[2]))
+    # Queries in blocks, each against the keys up to its own end: the masked half is never computed.
+    blocks = []
+    for start in range(0, q.shape[3], QUERY_BLOCK):
+        end = min(start + QUERY_BLOCK, q.shape[3])
+        visible = mask.block(0, end)[:, start:end]
+        blocks.append(_softmax(q[:, :, :, start:end], k[:, :, :end], v[:, :, :end], visible))
+    return jnp.concatenate(blocks, axis=3)
+
+
+def _softmax(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array | None) -> jax.Array:
+    scores = _scores(q, k, visible)
+    # The floor keeps exp() of a query that sees nothing at exactly zero.
+    top = jax.lax.stop_gradient(jnp.maximum(scores.max(axis=-1, keepdims=True), MASKED / 2))
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    return _values(weights, v) / jnp.where(total == 0, 1.0, total)
+
+
+def _blockwise(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask | None) -> jax.Array:
+    size = _block_size(k.shape[2], mask)
+
+    @jax.checkpoint
+    def step(carry: tuple[jax.Array, jax.Array, jax.Array], start: jax.Array):
+        top, total, out = carry
+        k_block = jax.lax.dynamic_slice_in_dim(k, start, size, axis=2)
+        v_block = jax.lax.dynamic_slice_in_dim(v, start, size, axis=2)
+        scores = _scores(q, k_block, None if mask is None else mask.block(start, size))
+        new_top = jax.lax.stop_gradient(jnp.maximum(top, scores.max(axis=-1, keepdims=True)))
+        weights = jnp.exp(scores - new_top)
+        shrink = jnp.exp(top - new_top)
+        total = total * shrink + weights.sum(axis=-1, keepdims=True)
+        return (new_top, total, out * shrink + _values(weights, v_block)), None
+
+    shape = q.shape[:-1]
+    carry = (jnp.full((*shape, 1), MASKED / 2), jnp.zeros((*shape, 1)), jnp.zeros(q.shape))
+    (_, total, out), _ = jax.lax.scan(step, carry, jnp.arange(0, k.shape[2], size))
+    return out / jnp.where(total == 0, 1.0, total)
+
+
+def _block_size(keys: int, mask: Mask | None) -> int:
+    """The largest divisor of `keys` up to BLOCK that is whole tiles where the mask is by tiles."""
+    unit = mask.keys_per_tile if isinstance(mask, TileKeys) else 1
+    units = keys // unit
+    best = max((n for n in range(1, units + 1) if units % n == 0 and n * unit <= max(BLOCK, unit)), default=1)
+    return best * unit

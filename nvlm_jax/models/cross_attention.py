@@ -1,0 +1,100 @@
+"""Gated cross-attention of NVLM-X and NVLM-H: Flamingo's gated block without the Perceiver (paper, section 4.3).
+
+    x + tanh(a) * attention(norm(x), image tokens)      then      x + tanh(b) * mlp(norm(x))
+
+Both gates start at 0, so a fresh model is its text backbone bit for bit. A token that sees no tile gets exactly zero
+from both halves, whatever the gates: text-only samples pass through untouched. That the feed-forward half is there and
+is the decoder's own kind is our inference from Flamingo; the paper names only what it changed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from nvlm_jax.config import CrossAttentionConfig, DecoderConfig
+from nvlm_jax.inputs.batch import THUMBNAIL
+from nvlm_jax.models.attention import TileKeys, TileMask, attend
+from nvlm_jax.models.layers import FAN_IN_INIT, SMALL_INIT, GatedMLP, linear, rms_norm, stack
+
+
+class ImageMemory(NamedTuple):
+    """What the cross-attention layers read, the same for all of them."""
+
+    media: jax.Array | None  # [B, T, N', D]: each tile's keys (its tag embedding first, where there is one)
+    visible: jax.Array  # bool [B, S, T]
+    keys: jax.Array | None = None  # [G, B, T*N', K, h], computed once when generating
+    values: jax.Array | None = None
+
+
+class GatedCrossAttention(nnx.Module):
+    """One gated layer: attention over image tokens, then a feed-forward, each behind a tanh gate."""
+
+    def __init__(self, config: CrossAttentionConfig, decoder: DecoderConfig, rngs: nnx.Rngs, dtype: str):
+        inner, kv = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
+        self.head_dim = decoder.head_dim
+        self.norm1 = rms_norm(decoder.width, decoder.norm_eps, rngs, dtype)
+        self.q = linear(decoder.width, inner, rngs, dtype, init=FAN_IN_INIT)
+        self.k = linear(decoder.width, kv, rngs, dtype, init=FAN_IN_INIT)
+        self.v = linear(decoder.width, kv, rngs, dtype, init=FAN_IN_INIT)
+        self.out = linear(inner, decoder.width, rngs, dtype, init=FAN_IN_INIT)
+        self.attention_gate = nnx.Param(jnp.full((), config.gate_init, jnp.float32))
+        self.norm2 = rms_norm(decoder.width, decoder.norm_eps, rngs, dtype)
+        self.mlp = GatedMLP(decoder.width, decoder.ff, rngs, dtype, init=FAN_IN_INIT)
+        self.mlp_gate = nnx.Param(jnp.full((), config.gate_init, jnp.float32))
+
+    def keys_values(self, media: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[B, T, N', D] -> two of [B, T*N', K, h]."""
+        pattern = "b t n (k h) -> b (t n) k h"
+        return tuple(rearrange(project(media), pattern, h=self.head_dim) for project in (self.k, self.v))
+
+    def attention(self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> jax.Array:
+        """The ungated attention output [B, S, D]; exactly zero for a token that sees no tile."""
+        q = rearrange(self.q(self.norm1(x)), "b s (n h) -> b s n h", h=self.head_dim)
+        mask = TileKeys(visible, keys.shape[1] // visible.shape[2])
+        return self.out(rearrange(attend(q, keys, values, mask), "b s n h -> b s (n h)"))
+
+    def __call__(self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> jax.Array:
+        gates = (jnp.tanh(g[...]).astype(x.dtype) for g in (self.attention_gate, self.mlp_gate))
+        attention_gate, mlp_gate = gates
+        sees = visible.any(axis=-1, keepdims=True)
+        x = x + attention_gate * self.attention(x, keys, values, visible)
+        return x + mlp_gate * jnp.where(sees, self.mlp(self.norm2(x)), 0)
+
+
+class CrossAttention(nnx.Module):
+    """All gated layers of a model, stacked, and NVLM-H's table of tile-tag embeddings."""
+
+    def __init__(
+        self, config: CrossAttentionConfig, decoder: DecoderConfig, arch: str, rngs: nnx.Rngs, dtype: str
+    ):
+        self.arch, self.dtype = arch, dtype
+        count = decoder.layers // config.every
+        self.layers = stack(lambda rngs: GatedCrossAttention(config, decoder, rngs, dtype), count, rngs)
+        shape = (config.tag_embeddings, decoder.width)
+        self.tags = nnx.Param(SMALL_INIT(rngs.params(), shape)) if config.tag_embeddings else None
+
+    def memory(self, image_tokens: jax.Array, tile_index: jax.Array, mask: TileMask) -> ImageMemory:
+        """What the layers read: all tiles for X; for H the regular tiles, each behind its tag embedding.
+
+        Args:
+            image_tokens: [B, T, N, D], projected.
+            tile_index: int32 [B, T].
+            mask: visibility of the row's tiles.
+        """
+        if self.arch == "h":
+            mask = mask._replace(tile_segment=jnp.where(tile_index == THUMBNAIL, 0, mask.tile_segment))
+        if self.tags is not None:
+            rows = self.tags[...].astype(image_tokens.dtype)
+            tag = rows[jnp.clip(tile_index - 1, 0, rows.shape[0] - 1)][:, :, None]
+            image_tokens = jnp.concatenate([tag, image_tokens], axis=2)
+        return ImageMemory(image_tokens, mask.tiles())
+
+    def precompute(self, memory: ImageMemory) -> ImageMemory:
+        """Every layer's keys and values at once, for generation: they do not change while tokens are added."""
+        keys, values = nnx.vmap(lambda layer: layer.keys_values(memory.media), in_axes=0, out_axes=0)(self.layers)
+        return memory._replace(media=None, keys=keys, values=values)

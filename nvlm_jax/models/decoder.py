@@ -1,0 +1,141 @@
+"""The language model: Qwen2 (with q/k/v biases) or Llama/Yi (without), with or without gated cross-attention.
+
+Without cross-attention the layers are one scan. With it the scan is nested: G x (one gated cross-attention layer, then
+L/G decoder layers). Parameters are stacked [L, ...] either way, so the three architectures share one backbone layout.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from nvlm_jax.config import DecoderConfig
+from nvlm_jax.models.attention import CausalMask, attend
+from nvlm_jax.models.cross_attention import CrossAttention, ImageMemory
+from nvlm_jax.models.layers import SMALL_INIT, GatedMLP, linear, rematerialised, rms_norm, rotate, scan_layers, stack
+
+
+class KVCache(NamedTuple):
+    """Keys and values of all layers; place i of a row holds the token whose index in the row is i."""
+
+    keys: jax.Array  # [L, B, M, K, h]
+    values: jax.Array  # [L, B, M, K, h]
+
+
+class SelfAttention(nnx.Module):
+    """Causal self-attention with rotary positions and grouped key/value heads."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: str):
+        inner, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        self.head_dim, self.theta = config.head_dim, config.rope_theta
+        self.q = linear(config.width, inner, rngs, dtype, bias=config.qkv_bias)
+        self.k = linear(config.width, kv, rngs, dtype, bias=config.qkv_bias)
+        self.v = linear(config.width, kv, rngs, dtype, bias=config.qkv_bias)
+        self.out = linear(inner, config.width, rngs, dtype)
+
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, mask: CausalMask, cache: KVCache | None
+    ) -> tuple[jax.Array, KVCache | None]:
+        q, k, v = (rearrange(f(x), "b s (n h) -> b s n h", h=self.head_dim) for f in (self.q, self.k, self.v))
+        q, k = rotate(q, positions, self.theta), rotate(k, positions, self.theta)
+        if cache is not None:
+            rows = jnp.arange(x.shape[0])[:, None]
+            k = cache.keys.at[rows, mask.q_index].set(k.astype(cache.keys.dtype))
+            v = cache.values.at[rows, mask.q_index].set(v.astype(cache.values.dtype))
+            cache = KVCache(k, v)
+        return self.out(rearrange(attend(q, k, v, mask), "b s n h -> b s (n h)")), cache
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: str):
+        self.norm1 = rms_norm(config.width, config.norm_eps, rngs, dtype)
+        self.attention = SelfAttention(config, rngs, dtype)
+        self.norm2 = rms_norm(config.width, config.norm_eps, rngs, dtype)
+        self.mlp = GatedMLP(config.width, config.ff, rngs, dtype)
+
+    def __call__(
+        self, x: jax.Array, positions: jax.Array, mask: CausalMask, cache: KVCache | None
+    ) -> tuple[jax.Array, KVCache | None]:
+        attended, cache = self.attention(self.norm1(x), positions, mask, cache)
+        x = x + attended
+        return x + self.mlp(self.norm2(x)), cache
+
+
+class Decoder(nnx.Module):
+    """Token embedding, layers, final norm, vocabulary head."""
+
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: str = "float32", remat: str = "none"):
+        self.config, self.dtype, self.remat = config, dtype, remat
+        self.embedding = nnx.Param(SMALL_INIT(rngs.params(), (config.vocab_size, config.width)))
+        self.layers = stack(lambda rngs: DecoderLayer(config, rngs, dtype), config.layers, rngs)
+        self.norm = rms_norm(config.width, config.norm_eps, rngs, dtype)
+        self.head = None if config.tied_embeddings else linear(config.width, config.vocab_size, rngs, dtype)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """int32 [B, S] -> [B, S, D]."""
+        return self.embedding[...][tokens].astype(jnp.dtype(self.dtype))
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., D] -> float32 [..., V]."""
+        if self.head is not None:
+            return self.head(hidden).astype(jnp.float32)
+        return jnp.einsum("...d,vd->...v", hidden, self.embedding[...].astype(hidden.dtype)).astype(jnp.float32)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: CausalMask,
+        cross: CrossAttention | None = None,
+        memory: ImageMemory | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Embeddings [B, S, D] -> final normalised hidden states [B, S, D] and the cache with these tokens written.
+
+        Args:
+            x: token and image embeddings.
+            positions: int32 [B, S], rotary positions.
+            mask: self-attention mask; its `q_index` is also where the cache is written.
+            cross: the gated layers, or None for a plain text decoder (and NVLM-D).
+            memory: what they read.
+            cache: keys and values of earlier tokens, when generating.
+        """
+
+        def layer_body(layer: DecoderLayer, x: jax.Array, cache: KVCache | None):
+            return layer(x, positions, mask, cache)
+
+        if cross is None:
+            x, cache = scan_layers(self.layers, layer_body, x, cache, remat=self.remat)
+        else:
+            x, cache = self._with_cross_attention(layer_body, x, cross, memory, cache)
+        return self.norm(x), cache
+
+    def _with_cross_attention(self, layer_body, x, cross, memory, cache):
+        every = self.config.layers // _count(cross.layers)
+        grouped = jax.tree.map(lambda a: a.reshape(-1, every, *a.shape[1:]), cache)
+        gated_graph, gated_params = nnx.split(cross.layers)
+
+        def gated_body(gated_params, x, keys_values):
+            gated = nnx.merge(gated_graph, gated_params)
+            keys, values = gated.keys_values(memory.media) if keys_values is None else keys_values
+            return gated(x, keys, values, memory.visible)
+
+        def group_body(layers, x, scanned):
+            gated_params, keys_values, cache = scanned
+            x = rematerialised(gated_body, self.remat)(gated_params, x, keys_values)
+            return scan_layers(layers, layer_body, x, cache, remat=self.remat)
+
+        keys_values = None if memory.keys is None else (memory.keys, memory.values)
+        xs = (gated_params, keys_values, grouped)
+        x, grouped = scan_layers(self.layers, group_body, x, xs, group=every)
+        return x, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), grouped)
+
+
+def _count(layers: nnx.Module) -> int:
+    return jax.tree.leaves(nnx.state(layers))[0].shape[0]

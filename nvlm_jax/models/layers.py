@@ -1,0 +1,101 @@
+"""Small pieces shared by the encoder, the decoder and the cross-attention; and the scan over stacked layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+M = TypeVar("M", bound=nnx.Module)
+
+SMALL_INIT = nnx.initializers.normal(0.02)  # of encoders and decoders (Qwen2's initializer_range)
+FAN_IN_INIT = nnx.initializers.lecun_normal()  # of what NVLM itself trains from nothing
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def linear(din: int, dout: int, rngs: nnx.Rngs, dtype: str, bias: bool = False, init: Any = SMALL_INIT) -> nnx.Linear:
+    """`nnx.Linear` with this project's defaults: parameters in float32, computation in `dtype`."""
+    return nnx.Linear(din, dout, use_bias=bias, dtype=jnp.dtype(dtype), kernel_init=init, rngs=rngs)
+
+
+def rms_norm(width: int, eps: float, rngs: nnx.Rngs, dtype: str) -> nnx.RMSNorm:
+    """RMSNorm whose mean square is taken in float32."""
+    return nnx.RMSNorm(width, epsilon=eps, dtype=jnp.dtype(dtype), rngs=rngs)
+
+
+class GatedMLP(nnx.Module):
+    """down(silu(gate(x)) * up(x)), the feed-forward of Qwen2 and Llama."""
+
+    def __init__(self, width: int, ff: int, rngs: nnx.Rngs, dtype: str, init: Any = SMALL_INIT):
+        self.gate = linear(width, ff, rngs, dtype, init=init)
+        self.up = linear(width, ff, rngs, dtype, init=init)
+        self.down = linear(ff, width, rngs, dtype, init=init)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
+    """Rotary position embedding in the half-split convention of Llama and Qwen2.
+
+    Args:
+        x: [B, S, H, h].
+        positions: int32 [B, S].
+        theta: base of the wavelengths.
+    """
+    half = x.shape[-1] // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def stack(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
+    """`count` layers as one module whose parameters carry a leading layer axis."""
+
+    @nnx.split_rngs(splits=count)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def create(rngs: nnx.Rngs) -> M:
+        return make(rngs)
+
+    return create(rngs)
+
+
+def rematerialised(function: Callable[..., Any], remat: str) -> Callable[..., Any]:
+    """`function` whose intermediate values are recomputed in the backward pass, as the policy `remat` says."""
+    if remat == "none":
+        return function
+    return jax.checkpoint(function, policy=REMAT_POLICIES[remat], prevent_cse=False)
+
+
+def scan_layers(
+    layers: nnx.Module,
+    body: Callable[[Any, Any, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any = None,
+    *,
+    remat: str = "none",
+    group: int | None = None,
+) -> tuple[Any, Any]:
+    """`lax.scan` over a stacked module: `carry, y = body(layer, carry, x)` for each layer in turn.
+
+    With `group`, consecutive runs of that many layers are handed to `body` as one stacked module, so that scans nest:
+    compile time does not grow with depth even where something stands between the runs.
+    """
+    graphdef, params = nnx.split(layers)
+    if group is not None:
+        params = jax.tree.map(lambda p: p.reshape(-1, group, *p.shape[1:]), params)
+
+    def step(carry: Any, scanned: Any) -> tuple[Any, Any]:
+        params, x = scanned
+        return body(nnx.merge(graphdef, params), carry, x)
+
+    return jax.lax.scan(rematerialised(step, remat), carry, (params, xs))
