@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 ARCHS = ("d", "x", "h")
+TILE_TAGS = ("none", "1d", "grid", "box")
+TEMPLATES = ("chatml", "plain", "dense")
+REMATS = ("none", "dots", "full")
 T = TypeVar("T")
 
 
@@ -194,10 +197,13 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
     """Build the dataclass `cls` from a nested mapping.
 
     Raises:
-        ConfigError: lists every unknown key (with the nearest valid one) and every value of the wrong type.
+        ConfigError: lists every unknown key (with the nearest valid one), every value of the wrong type and, for a
+            `RunConfig`, every impossible combination.
     """
     faults: list[str] = []
     value = _build(cls, mapping, "", faults)
+    if not faults and isinstance(value, RunConfig):
+        faults = run_faults(value)
     if faults:
         raise ConfigError("invalid configuration:\n  " + "\n  ".join(faults))
     return value
@@ -210,6 +216,56 @@ def to_mapping(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [to_mapping(v) for v in value]
     return value
+
+
+def run_faults(run: RunConfig) -> list[str]:
+    """What cannot work in a configuration whose keys and types are right, one line a fault."""
+    model, inputs, cross = run.model, run.inputs, run.model.cross_attention
+    checks = [
+        (model.arch in ARCHS, f"model.arch: {model.arch!r} is none of {', '.join(ARCHS)}"),
+        (model.arch != "d" or cross is None, "model.cross_attention: arch d has no cross-attention; leave it None"),
+        (model.arch == "d" or cross is not None, f"model.cross_attention: arch {model.arch} needs it; it is None"),
+        (inputs.max_tiles >= 1, f"inputs.max_tiles: {inputs.max_tiles} tiles an image; at least 1"),
+        (inputs.tile_tags in TILE_TAGS, f"inputs.tile_tags: {inputs.tile_tags!r} is none of {', '.join(TILE_TAGS)}"),
+        (inputs.template in TEMPLATES, f"inputs.template: {inputs.template!r} is none of {', '.join(TEMPLATES)}"),
+        (model.remat in REMATS, f"model.remat: {model.remat!r} is none of {', '.join(REMATS)}"),
+        (
+            bool(model.dense_labels) == (inputs.template == "dense"),
+            f"model.dense_labels: {model.dense_labels} with inputs.template {inputs.template!r}; both or neither",
+        ),
+        (
+            not run.init.checkpoint or not (run.init.vision or run.init.llm or run.init.projector),
+            "init.checkpoint: is the whole model; leave init.vision, init.llm and init.projector empty",
+        ),
+        (
+            run.train.accumulation >= 1 and run.train.batch_rows % run.train.accumulation == 0,
+            f"train.accumulation: {run.train.accumulation} does not divide train.batch_rows {run.train.batch_rows}",
+        ),
+        (bool(run.train.trainable), "train.trainable: names no part; nothing would be trained"),
+        (run.train.steps >= 1, f"train.steps: {run.train.steps}; at least 1"),
+    ]
+    checks += _shape_checks(model)
+    return [message for holds, message in checks if not holds]
+
+
+def _shape_checks(model: ModelConfig) -> list[tuple[bool, str]]:
+    vision, decoder, cross = model.vision, model.decoder, model.cross_attention
+    side = vision.patch_size * model.pixel_shuffle
+    checks = [
+        (
+            vision.image_size % side == 0,
+            f"model.vision.image_size: {vision.image_size} is no multiple of patch_size * pixel_shuffle = {side}",
+        ),
+        (
+            decoder.heads % decoder.kv_heads == 0,
+            f"model.decoder.kv_heads: {decoder.kv_heads} does not divide heads {decoder.heads}",
+        ),
+    ]
+    if cross is not None:
+        every = cross.every
+        text = f"model.cross_attention.every: {every} does not divide decoder.layers {decoder.layers}"
+        checks.append((every >= 1 and decoder.layers % every == 0, text))
+    return checks
 
 
 def _build(cls: type, mapping: Any, prefix: str, faults: list[str]) -> Any:

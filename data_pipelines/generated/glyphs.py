@@ -1,4 +1,4 @@
-"""What generated pages are made of, split once and for all into `train` and `test`: words, numbers, values, scans, fonts.
+"""What generated pages are made of, split once and for all into `train` and `test`, and how it looks.
 
 A held-out page must not be answerable from memory, so each word, three-digit number, two-digit bar value and
 handwritten digit belongs to exactly one split, by a hash of itself (about 80 / 20). A word shares the split of its
@@ -68,7 +68,7 @@ def numbers(split: str) -> tuple[str, ...]:
 @functools.cache
 def values(split: str) -> tuple[str, ...]:
     """The bar values from 10 to 99 of a split."""
-    return tuple(v for v in map(str, range(10, 100)) if split_of("value", v) == split)
+    return tuple(v for v in map(str, range(10, 100)) if split_of("bar value", v) == split)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ KIND_OF_TYPE = {
     "cell": "place",
     "line": "place",
     "text": "text",
-    "caption": "content",
+    "read": "place",
 }
 ASK_CONTENT = {
     "word": "what word is at [{}]?",
@@ -33,8 +33,7 @@ ASK_CONTENT = {
 ASK_COUNT = "how many {}s are on the page?"
 ASK_CELL = "what is in row {} column {} of {}?"
 ASK_LINE = "what is at row {} of {}?"
-ASK_CAPTION = "read the first {} entries."
-CAPTION_ENTRY = "[{}] {}"
+ASK_READ = "read {}."
 
 TEXT_ENTRY = "[{}] is {}"
 ASK_TEXT = {
@@ -88,11 +87,11 @@ def page_questions(rng: random.Random, page: Page, count: int, reference: str = 
     return asked
 
 
-def caption(page: Page, limit: int) -> Question:
-    """The transcription of the first labelled elements, at most `limit`, in reading order."""
-    labelled = [element for element in page.elements if element.label][:limit]
-    answer = "; ".join(CAPTION_ENTRY.format(element.label, element.text) for element in labelled)
-    return Question("caption", ASK_CAPTION.format(len(labelled)), answer)
+def transcriptions(rng: random.Random, page: Page, count: int, reference: str = "tag") -> list[Question]:
+    """Up to `count` of the page's tiles in random order, each to be read out whole: all its symbols, row by row."""
+    described = page.described()
+    tiles = rng.sample(range(page.tiles), min(count, page.tiles))
+    return [Question("read", ASK_READ.format(tile_name(page, tile, reference)), described[tile]) for tile in tiles]
 
 
 def text_question(rng: random.Random, split: str) -> Question:
@@ -142,7 +141,7 @@ def _pools(page: Page, reference: str) -> dict[str, list[Question]]:
 def _draw_pool(rng: random.Random, pools: dict[str, list[Question]]) -> str:
     draw = rng.random()
     place = ["cell", "line"] if rng.random() < CELL_SHARE else ["line", "cell"]
-    if "cell" == place[0] and rng.random() < BARE_CELL_SHARE:
+    if place[0] == "cell" and rng.random() < BARE_CELL_SHARE:
         place.insert(0, "bare")
     content = rng.sample(("word", "number", "bar"), 3)
     order = [*content, *place] if draw < COUNT_SHARE + CONTENT_SHARE else [*place, *content]

@@ -2,7 +2,7 @@
 
 The page's size is chosen so that dynamic high resolution at the given tile size cuts it into exactly the page's grid:
 
-- The aspect ratio strays from the grid's by at most 4 %, less than half the way to the nearest other grid's (5:1 and 6:1).
+- The aspect ratio strays from the grid's by at most 4 %; half the way to the next is 8 % between 5:1 and 6:1.
 - 1:1 and 2:2 have the same ratio, and the larger grid wins above half its area, at 1.41 tiles a side. With between 0.85
   and 1.35 pixels on the page for one of the grid's, a 1:1 page stays below that and a 2:2 page above.
 
@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.generated import glyphs
-from data_pipelines.generated.pages import BLANK, CELLS, FULL_BAR, Element, Page
+from data_pipelines.generated.pages import CELLS, FULL_BAR, Element, Page
 
 SCALE = (0.85, 1.35)  # pixels of the page for one of the tile grid
 ASPECT = 0.04
@@ -81,7 +81,7 @@ class _Canvas:
 
 
 class _Style:
-    """How one element is drawn."""
+    """How one element is drawn: fonts, and sizes in pixels."""
 
     def __init__(self, rng: random.Random, canvas: _Canvas):
         unit = canvas.unit
@@ -93,9 +93,7 @@ class _Style:
         self.box = min(self.limit, round(unit * rng.uniform(*BOX)))
 
 
-def _draw_cells(
-    rng: random.Random, canvas: _Canvas, style: _Style, element: Element, top: int, left: int
-) -> None:
+def _draw_cells(rng: random.Random, canvas: _Canvas, style: _Style, element: Element, top: int, left: int) -> None:
     offset = OFFSET * canvas.unit
     scans = iter(element.scans)
     for row, column, symbol, _ in element.cells():
@@ -127,7 +125,9 @@ def _draw_bar(rng: random.Random, canvas: _Canvas, top: int, left: int, value: i
     canvas.ink[ys[top + 1], x0:x1] = canvas.ink[ys[top + 2], x0:x1] = 40
     base = ys[top + 3] - 1
     margin = round(rng.uniform(0.15, 0.4) * canvas.unit)
-    tall = math.ceil((ys[top + 3] - ys[top + 1]) * value / FULL_BAR)
+    # Row by row, as rows may differ by a pixel and the body must reach the upper one exactly if the symbols say so.
+    shares = [min(max(2 * value / FULL_BAR - row, 0), 1) for row in (0, 1)]
+    tall = sum(math.ceil(share * (ys[top + 3 - row] - ys[top + 2 - row])) for row, share in enumerate(shares))
     body = canvas.ink[base + 1 - tall : base + 1, x0 + margin : x1 - margin]
     body[:] = rng.randrange(100, 220)
     body[0] = body[:, 0] = body[:, -1] = 230

@@ -1,7 +1,6 @@
 """Generated samples: a pure function of (variant, split, seed, index) and the options.
 
-    qa         a page and several questions about it, as in SFT
-    caption    a page, its transcription and some questions, for pretraining with the template `plain`
+    qa         a page and several questions about it; with `reads`, transcriptions of some tiles first
     described  as `qa`, the same pages and questions, with each tile's symbols in place of its pixels: trains a decoder
     dense      a page and what each of its cells shows, no conversation: trains a vision encoder
     text       questions without an image
@@ -17,11 +16,11 @@ from typing import Any
 
 from data_pipelines.generated.glyphs import SPLITS
 from data_pipelines.generated.pages import GRIDS, Page, layout
-from data_pipelines.generated.questions import Question, caption, page_questions, text_question
+from data_pipelines.generated.questions import Question, page_questions, text_question, transcriptions
 from data_pipelines.generated.render import render_png
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message, Sample
 
-VARIANTS = ("qa", "caption", "described", "dense", "text")
+VARIANTS = ("qa", "described", "dense", "text")
 
 
 def generate(
@@ -32,7 +31,7 @@ def generate(
     *,
     grids: Sequence[tuple[int, int]] = GRIDS,
     questions: int = 8,
-    entries: int = 6,
+    reads: int = 0,
     reference: str = "tag",
     tile: int = 64,
 ) -> Sample:
@@ -44,15 +43,20 @@ def generate(
         seed: which of many data sets.
         index: which sample of it.
         grids: the page's grid (cols, rows) is one of these.
-        questions: how many of them; `caption` asks them after the transcription.
-        entries: the longest transcription of `caption`, in labelled elements.
+        questions: how many of them.
+        reads: how many tiles are to be read out whole, before the questions.
         reference: how place questions name a tile: `tag` (`<tile_4>`) or `number` (`tile 4`).
         tile: pixels along a tile's side; the page is sized so that it is cut into its grid at this tile size.
+
+    Raises:
+        ValueError: an argument that is none of the named ones, or tiles too small to print in.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if not grids or not set(grids) <= set(GRIDS):
+        raise ValueError(f"grids must be some of {GRIDS}, not {grids!r}")
     key = f"{split}-{seed}-{index}"
     question_rng = random.Random(f"questions-{key}")
     if variant == "text":
@@ -63,9 +67,8 @@ def generate(
     meta: dict[str, Any] = {"grid": list(page.grid)}
     if variant == "dense":
         return Sample(f"dense-{key}", (), (_image(page, key, tile),), meta | {"dense": [page.dense()]})
-    asked = page_questions(question_rng, page, questions, reference)
-    if variant == "caption":
-        asked.insert(0, caption(page, entries))
+    asked = transcriptions(question_rng, page, reads, reference) if reads else []
+    asked += page_questions(question_rng, page, questions, reference)
     messages, meta = _conversation(asked, IMAGE_PLACEHOLDER + "\n"), meta | _answers(asked)
     if variant == "described":
         return Sample(f"described-{key}", messages, (), meta | {"described": [page.described()]})

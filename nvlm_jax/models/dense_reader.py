@@ -28,17 +28,15 @@ class DenseReader(nnx.Module):
         self.head = nnx.Param(FAN_IN_INIT(rngs.params(), shape))
 
     def hidden(self, batch: Batch) -> jax.Array:
-        """Features of the asked image token, followed by the number of the label: [B, S, C * factor**2 + 1]."""
+        """Scores of the asked labels, float32 [B, S, V]: already logits, since the head comes before the choice."""
         b, t = batch.tiles.shape[:2]
         features = self.vision(batch.tiles.reshape(b * t, *batch.tiles.shape[2:]))
-        flat = self.norm(pixel_shuffle(features, self.config.pixel_shuffle)).reshape(b, -1, self.head[...].shape[0])
-        asked = jnp.take_along_axis(flat, jnp.maximum(batch.image_slots, 0)[:, :, None], axis=1)
-        return jnp.concatenate([asked, batch.tokens[:, :, None].astype(asked.dtype)], axis=2)
+        features = self.norm(pixel_shuffle(features, self.config.pixel_shuffle))
+        labels, vocabulary = self.config.dense_labels, self.config.decoder.vocab_size
+        scores = (features @ self.head[...].astype(features.dtype)).reshape(b, -1, vocabulary)
+        asked = jnp.maximum(batch.image_slots, 0) * labels + batch.tokens
+        return jnp.take_along_axis(scores, asked[:, :, None], axis=1).astype(jnp.float32)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """float32 [..., V] of the asked label."""
-        labels = self.config.dense_labels
-        scores = hidden[..., :-1] @ self.head[...].astype(hidden.dtype)
-        scores = scores.reshape(*scores.shape[:-1], labels, -1).astype(jnp.float32)
-        asked = jax.nn.one_hot(hidden[..., -1].astype(jnp.int32), labels, dtype=jnp.float32)
-        return jnp.einsum("...lv,...l->...v", scores, asked)
+        """`hidden` itself."""
+        return hidden

@@ -1,0 +1,242 @@
+"""Every named run: `configs/nvlm.py:arch=d,size=72b,stage=sft`.
+
+    arch   d | x | h
+    size   tiny | 1b | 34b | 72b
+    stage  pretrain | sft, the paper's two; with size tiny also vision | llm, which make the tiny backbones
+
+The paper's values stand here verbatim, each with its table (T10 = Table 10, pretraining; T11 = Table 11, SFT). Any
+value can be changed on the command line, for example `--config.optimizer.learning_rate=3e-5`.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from nvlm_jax.config import (
+    ARCHS,
+    ConfigError,
+    CrossAttentionConfig,
+    DataConfig,
+    DatasetConfig,
+    DecoderConfig,
+    InitConfig,
+    InputConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainConfig,
+    VisionConfig,
+    to_mapping,
+)
+
+SIZES = ("tiny", "1b", "34b", "72b")
+STAGES = ("pretrain", "sft", "vision", "llm")
+TINY_ASSETS = "nvlm_jax/assets/tiny"
+TINY_DATA = "runs/data"
+
+INTERN_VIT_6B = VisionConfig()
+QWEN2_72B = DecoderConfig()
+YI_34B = DecoderConfig(
+    vocab_size=64000,
+    width=7168,
+    layers=60,
+    heads=56,
+    kv_heads=8,
+    head_dim=128,
+    ff=20480,
+    rope_theta=5e6,
+    norm_eps=1e-5,
+    qkv_bias=False,
+)
+# Not of the paper: the shapes of InternViT-300M and Qwen2-0.5B, for one accelerator.
+VIT_300M = VisionConfig(width=1024, layers=24, heads=16, head_dim=64, ff=4096)
+QWEN2_HALF_B = DecoderConfig(
+    vocab_size=151936, width=896, layers=24, heads=14, kv_heads=2, head_dim=64, ff=4864, tied_embeddings=True
+)
+# Not of the paper: an encoder and a decoder that two CPU cores train in minutes.
+TINY_VISION = VisionConfig(image_size=64, patch_size=8, width=96, layers=4, heads=3, head_dim=32, ff=384)
+TINY_DECODER = DecoderConfig(
+    vocab_size=512, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, ff=384, rope_theta=1e4
+)
+
+# Vision encoder, decoder, inner width of the two-layer projector, decoder layers per cross-attention layer.
+# 34b and 72b: T10's projectors 12800 -> 20480 -> 7168 and 12800 -> 29568 -> 8192; cross-attention every 6 and 8 layers.
+BACKBONES = {
+    "tiny": (TINY_VISION, TINY_DECODER, 256, 2),
+    "1b": (VIT_300M, QWEN2_HALF_B, 4864, 4),
+    "34b": (INTERN_VIT_6B, YI_34B, 20480, 6),
+    "72b": (INTERN_VIT_6B, QWEN2_72B, 29568, 8),
+}
+
+# T10, "Trainable weights"; the vision encoder and the LLM are frozen.
+PRETRAIN_PARTS = {
+    "d": ("projector",),
+    "x": ("projector", "cross_attention"),
+    "h": ("projector", "cross_attention"),
+}
+# T10: learning rate (maximum, minimum), warm-up steps, Adam betas, weight decay, gradient clipping.
+PRETRAIN_OPTIMIZER = {
+    "d": OptimizerConfig(1e-4, 2.5e-5, 500, 0.9, 0.95, weight_decay=0.1, clip_norm=10.0),
+    "x": OptimizerConfig(1e-4, 1e-5, 1000, 0.9, 0.95, weight_decay=0.05, clip_norm=1.0),
+    "h": OptimizerConfig(1e-4, 1e-5, 1000, 0.9, 0.98, weight_decay=0.05, clip_norm=1.0),
+}
+PRETRAIN_STEPS = 20_000  # T10
+PRETRAIN_TILES = {"d": 1, "x": 1, "h": 6}  # T10: 1, 1 and 6 + 1 tiles
+
+# T11, "Trainable weights": as in pretraining, and the LLM.
+SFT_PARTS = {arch: (*parts, "decoder") for arch, parts in PRETRAIN_PARTS.items()}
+# T11, same columns. X's minimum is 1e-6 with the 34B backbone and 1e-7 with the 72B one.
+SFT_OPTIMIZER = {
+    "d": OptimizerConfig(2e-6, 2.5e-7, 1000, 0.9, 0.98, weight_decay=0.1, clip_norm=10.0),
+    "x": OptimizerConfig(1e-5, 1e-7, 500, 0.9, 0.98, weight_decay=0.05, clip_norm=1.0),
+    "x34b": OptimizerConfig(1e-5, 1e-6, 500, 0.9, 0.98, weight_decay=0.05, clip_norm=1.0),
+    "h": OptimizerConfig(1e-5, 1e-7, 1000, 0.9, 0.98, weight_decay=0.05, clip_norm=1.0),
+}
+SFT_STEPS = {"d": 40_000, "x": 20_000, "h": 40_000}  # T11
+SFT_TILES = 6  # T11: 6 + 1 tiles
+
+# Budgets of a packed row (tokens, tiles). The paper pads every sample to 512 tokens in pretraining (T10) and to 3,200,
+# 1,024 and 1,280 in SFT (T11); a row here holds several samples instead, so that little of either is padding.
+ROW_BUDGETS = {"d": (8192, 26), "x": (2048, 36), "h": (4096, 38)}
+# Rows that hold about the paper's batch of samples: 2,048 in pretraining (T10); in SFT (T11) 128 for D, 512 (34B) or
+# 256 (72B) for X and 256 for H. An image has 5 to 6 tiles on average at 6 + 1 tiles.
+PRETRAIN_ROWS = {"d": 80, "x": 64, "h": 320}
+SFT_ROWS = {"d": 32, "x": 40, "x34b": 80, "h": 40}
+
+
+def get_config(argument: str = "arch=d,size=tiny,stage=sft") -> ml_collections.ConfigDict:
+    """The run that `argument` names, as a ConfigDict with exactly the keys of `nvlm_jax.config.RunConfig`.
+
+    Raises:
+        ConfigError: an unknown or missing key or value in `argument`.
+    """
+    choice = _parse(argument)
+    make = {"vision": _tiny_vision, "llm": _tiny_llm}.get(choice["stage"], _paper_run)
+    if choice["size"] == "tiny" and make is _paper_run:
+        make = _tiny_run
+    return ml_collections.ConfigDict(to_mapping(make(**choice)))
+
+
+def _parse(argument: str) -> dict[str, str]:
+    choice = {"arch": "d", "size": "tiny", "stage": "sft"}
+    valid = {"arch": ARCHS, "size": SIZES, "stage": STAGES}
+    for item in filter(None, argument.split(",")):
+        key, _, value = item.partition("=")
+        if key not in valid or value not in valid[key]:
+            options = ", ".join(f"{k}={'|'.join(v)}" for k, v in valid.items())
+            raise ConfigError(f"configs/nvlm.py: {item!r} is none of {options}")
+        choice[key] = value
+    if choice["stage"] in ("vision", "llm") and choice["size"] != "tiny":
+        raise ConfigError(f"configs/nvlm.py: stage={choice['stage']} exists with size=tiny only")
+    return choice
+
+
+def model_config(arch: str, size: str, **changes: object) -> ModelConfig:
+    """The model of one architecture at one size."""
+    vision, decoder, projector_width, every = BACKBONES[size]
+    cross = CrossAttentionConfig(every=every, tag_embeddings=SFT_TILES if arch == "h" else 0)
+    return ModelConfig(
+        arch=arch,
+        vision=vision,
+        decoder=decoder,
+        projector_width=0 if arch == "x" else projector_width,  # X has a single layer
+        cross_attention=None if arch == "d" else cross,
+        **changes,
+    )
+
+
+def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
+    pretrain = stage == "pretrain"
+    key = "x34b" if (arch, size) == ("x", "34b") else arch
+    tokens, tiles = ROW_BUDGETS[arch]
+    return RunConfig(
+        name=f"nvlm-{arch}-{size}-{stage}",
+        model=model_config(arch, size),
+        inputs=InputConfig(
+            tokenizer="checkpoints/llm",
+            thumbnail_tag="<tile_global>" if size == "34b" else "<tile_global_thumbnail>",
+            max_tiles=PRETRAIN_TILES[arch] if pretrain else SFT_TILES,
+            template="plain" if pretrain else "chatml",
+        ),
+        init=InitConfig(vision="checkpoints/vision", llm="checkpoints/llm")
+        if pretrain
+        else InitConfig(checkpoint=f"runs/nvlm-{arch}-{size}-pretrain"),
+        data=DataConfig(
+            blend=tuple(DatasetConfig(n, f"data/{n}") for n in (("pretrain",) if pretrain else ("sft", "text"))),
+            tokens_per_row=tokens,
+            tiles_per_row=tiles,
+            workers=8,
+        ),
+        optimizer=PRETRAIN_OPTIMIZER[arch] if pretrain else SFT_OPTIMIZER[key],
+        train=TrainConfig(
+            steps=PRETRAIN_STEPS if pretrain else SFT_STEPS[arch],
+            batch_rows=PRETRAIN_ROWS[arch] if pretrain else SFT_ROWS[key],
+            trainable=PRETRAIN_PARTS[arch] if pretrain else SFT_PARTS[arch],
+        ),
+    )
+
+
+# The tiny runs: not of the paper but for the two stages, what trains in each, and one tile first (T10).
+TINY_ROWS = {"tokens_per_row": 512, "tiles_per_row": 14, "pack_window": 256, "max_bad_share": 0.001}
+TINY_STEPS = {"pretrain": {"d": 60, "x": 150, "h": 150}, "sft": {"d": 160, "x": 250, "h": 250}}
+
+
+def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
+    pretrain = stage == "pretrain"
+    blend = [("caption-1" if arch != "h" else "caption", 1.0)] if pretrain else [("qa", 0.85), ("text", 0.15)]
+    return RunConfig(
+        name=f"nvlm-{arch}-tiny-{stage}",
+        model=_tiny_model(arch),
+        inputs=InputConfig(tokenizer=TINY_ASSETS, template="plain" if pretrain else "chatml"),
+        init=InitConfig(vision=TINY_ASSETS, llm=TINY_ASSETS)
+        if pretrain
+        else InitConfig(checkpoint=f"runs/nvlm-{arch}-tiny-pretrain"),
+        data=_tiny_data(blend),
+        optimizer=OptimizerConfig(
+            learning_rate=3e-3 if pretrain else 1e-3,
+            min_learning_rate=1e-4,
+            warmup_steps=20,
+            beta2=0.98,
+            weight_decay=0.05,
+        ),
+        train=TrainConfig(
+            steps=TINY_STEPS[stage][arch],
+            batch_rows=8,
+            trainable=PRETRAIN_PARTS[arch] if pretrain else SFT_PARTS[arch],
+            checkpoint_every=100,
+        ),
+    )
+
+
+def _tiny_vision(arch: str, size: str, stage: str) -> RunConfig:
+    """Teach the tiny encoder to read: for each image token its glyph and the word, number or bar it belongs to."""
+    data = TINY_ROWS | {"tokens_per_row": 14 * 16 * 5}  # tiles, image tokens of a tile, labels of an image token
+    return RunConfig(
+        name="tiny-vision",
+        model=_tiny_model("d", dense_labels=5),
+        inputs=InputConfig(tokenizer=TINY_ASSETS, template="dense"),
+        data=_tiny_data([("dense", 1.0)], data),
+        optimizer=OptimizerConfig(2e-3, 2e-5, 100, 0.9, 0.98, weight_decay=0.05),
+        train=TrainConfig(steps=3000, batch_rows=8, trainable=("vision", "norm", "head"), checkpoint_every=250),
+    )
+
+
+def _tiny_llm(arch: str, size: str, stage: str) -> RunConfig:
+    """Teach the tiny LLM to talk and to look things up in pages described in text."""
+    data = TINY_ROWS | {"tokens_per_row": 768, "tiles_per_row": 0}
+    return RunConfig(
+        name="tiny-llm",
+        model=_tiny_model("d"),
+        inputs=InputConfig(tokenizer=TINY_ASSETS),
+        data=_tiny_data([("described-1", 0.2), ("described", 0.6), ("text", 0.2)], data),
+        optimizer=OptimizerConfig(3e-3, 3e-5, 100, 0.9, 0.98, weight_decay=0.05),
+        train=TrainConfig(steps=3000, batch_rows=8, trainable=("decoder",), checkpoint_every=250),
+    )
+
+
+def _tiny_model(arch: str, **changes: object) -> ModelConfig:
+    return model_config(arch, "tiny", dtype="float32", frozen_dtype="float32", remat="none", **changes)
+
+
+def _tiny_data(blend: list[tuple[str, float]], rows: dict[str, object] = TINY_ROWS) -> DataConfig:
+    return DataConfig(blend=tuple(DatasetConfig(n, f"{TINY_DATA}/{n}", weight) for n, weight in blend), **rows)

@@ -1,0 +1,152 @@
+"""The dataset's index: what is known of each sample without opening it, and its lengths for one model.
+
+`index.parquet` is written with the shards and holds what depends on nothing but the sample. Lengths in tokens and tiles
+depend on the tokenizer, the template, the tags and the architecture; they are measured once for each such choice and
+kept beside the data as `lengths-KEY.npz`, where KEY is a hash of everything that they depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from nvlm_jax import inputs as inputs_package
+from nvlm_jax.config import InputConfig, ModelConfig, to_mapping
+from nvlm_jax.inputs.batch import Sample
+
+INDEX = "index.parquet"
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("shard", pa.int32()),
+        ("offset", pa.int64()),  # of the record in its shard
+        ("bytes", pa.int64()),
+        ("messages", pa.int32()),
+        ("prompt_chars", pa.int32()),  # of all turns but the assistant's
+        ("answer_chars", pa.int32()),
+        ("widths", pa.list_(pa.int32())),  # of each image, as encoded; 0 where the file is no readable image
+        ("heights", pa.list_(pa.int32())),
+    ]
+)
+
+
+class Source(Protocol):
+    """What lengths are measured on: `RecordSource`, or any other sequence of samples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Sample: ...
+
+
+class Builder(Protocol):
+    """The part of `ExampleBuilder` that is needed here."""
+
+    def measure(self, sample: Sample) -> tuple[int, int]: ...
+
+
+def describe(sample: Sample, shard: int, offset: int, size: int) -> dict[str, Any]:
+    """The sample's line of the index."""
+    sizes = [_image_size(data) for data in sample.images]
+    chars = [(m.role == "assistant", len(m.content)) for m in sample.messages]
+    return {
+        "id": sample.id,
+        "shard": shard,
+        "offset": offset,
+        "bytes": size,
+        "messages": len(sample.messages),
+        "prompt_chars": sum(n for answer, n in chars if not answer),
+        "answer_chars": sum(n for answer, n in chars if answer),
+        "widths": [width for width, _ in sizes],
+        "heights": [height for _, height in sizes],
+    }
+
+
+def write(file: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the index."""
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file)
+
+
+def read(path: pathlib.Path, columns: Iterable[str] | None = None) -> pa.Table:
+    """The index of the dataset `path`, or some of its columns."""
+    return pq.read_table(pathlib.Path(path) / INDEX, columns=None if columns is None else list(columns))
+
+
+def builder_key(inputs: InputConfig, model: ModelConfig) -> str:
+    """A hash of all that a sample's lengths depend on besides the sample: settings, tokenizer, and the code itself."""
+    settings = to_mapping(inputs)
+    del settings["tokenizer"]  # its content counts, not its place
+    parts = [settings, model.arch, to_mapping(model.vision), model.pixel_shuffle, model.dense_labels]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    tokenizer = pathlib.Path(inputs.tokenizer)
+    digest.update((tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer).read_bytes())
+    for file in sorted(pathlib.Path(inputs_package.__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def lengths(source: Source, builder: Builder, key: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and tiles of every sample, each int32 [n]; 0 and 0 for a sample that cannot be read or built.
+
+    Such a sample keeps its place, so that it is met, skipped and counted by reason in the step that it falls on.
+
+    Args:
+        source: the samples; with a `key` it must be a `RecordSource`.
+        builder: measures one sample.
+        key: `builder_key(...)`; empty measures anew and keeps nothing.
+    """
+    file = source.path / f"lengths-{key}-{source.manifest.fingerprint[:16]}.npz" if key else None
+    if file is not None and (known := _load(file, len(source))) is not None:
+        return known
+    measured = np.zeros((len(source), 2), np.int32)
+    failed = 0
+    for i in range(len(source)):
+        try:
+            measured[i] = builder.measure(source[i])
+        except Exception as error:  # the loader meets it again, and counts it
+            failed += 1
+            logging.getLogger(__name__).debug("sample %d of %s cannot be measured: %s", i, source, error)
+    if failed:
+        logging.getLogger(__name__).warning("%d of %d samples of %s cannot be built", failed, len(source), source)
+    if file is not None:
+        _save(file, measured)
+    return measured[:, 0].copy(), measured[:, 1].copy()
+
+
+def _load(file: pathlib.Path, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            measured = arrays["lengths"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return (measured[:, 0].copy(), measured[:, 1].copy()) if measured.shape == (size, 2) else None
+
+
+def _save(file: pathlib.Path, measured: np.ndarray) -> None:
+    """Best effort: a directory that cannot be written to costs a measurement at each start, no more."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(partial, "wb") as out:
+            np.savez(out, lengths=measured)
+        partial.replace(file)
+    except OSError as error:
+        logging.getLogger(__name__).warning("lengths of %s are not kept: %s", file.parent, error)
+
+
+def _image_size(data: bytes) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except Exception:  # Pillow raises many kinds; whatever is wrong is named when the image is decoded
+        return 0, 0

@@ -1,0 +1,280 @@
+"""A dataset on disk: samples in ArrayRecord shards, with the index and a manifest beside them.
+
+    pages/
+      pages-00000-of-00002.array_record     msgpack, one sample a record, each record a chunk of its own
+      pages-00001-of-00002.array_record
+      index.parquet                         one line a sample (data_pipelines/index.py)
+      dataset.json                          counts, answer groups, settings, a hash of all records
+
+A dataset is written into a hidden directory and renamed when complete, so what has its name is whole.
+Nothing here runs code from data: no pickle, and what a record holds is checked field by field.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import msgpack
+import pyarrow as pa
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from data_pipelines import index
+from nvlm_jax.inputs.batch import Message, Sample
+
+FORMAT = 1
+MANIFEST = "dataset.json"
+# One record a chunk: reading a sample at random decompresses no neighbour, and a damaged chunk costs one sample.
+WRITER_OPTIONS = "group_size:1,zstd:1"
+READER_OPTIONS = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 32768}
+
+
+class BadRecord(ValueError):
+    """A record that is no sample. `reason` is one word for counting, the message says what was found."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self):
+        return type(self), (self.reason, str(self))
+
+
+class DatasetError(ValueError):
+    """A dataset that is absent, incomplete or of another format. The message names the path."""
+
+
+def encode_sample(sample: Sample) -> bytes:
+    """The sample as one msgpack map.
+
+    Raises:
+        BadRecord: the sample holds what msgpack cannot (other than plain values), named by its id.
+    """
+    record = {
+        "v": FORMAT,
+        "id": sample.id,
+        "messages": [[m.role, m.content, m.group] for m in sample.messages],
+        "images": list(sample.images),
+        "meta": sample.meta,
+    }
+    try:
+        return msgpack.packb(record)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise BadRecord("unencodable", f"sample {sample.id!r} cannot be stored: {error}") from error
+
+
+def decode_sample(data: bytes) -> Sample:
+    """The inverse of `encode_sample`; tuples within `meta` come back as lists.
+
+    Raises:
+        BadRecord: reason `not_msgpack`, `invalid_utf8`, `other_version` or `wrong_field`.
+    """
+    try:
+        record = msgpack.unpackb(data)
+    except UnicodeDecodeError as error:
+        raise BadRecord("invalid_utf8", f"record of {len(data)} bytes: {error}") from error
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise BadRecord("not_msgpack", f"record of {len(data)} bytes is not one msgpack value: {error!r}") from error
+    if not isinstance(record, dict) or record.get("v") != FORMAT:
+        found = record.get("v") if isinstance(record, dict) else type(record).__name__
+        raise BadRecord("other_version", f"record has version {found!r}, expected {FORMAT}")
+    try:
+        messages = tuple(Message(*_typed(m, list, "message", of=str, length=3)) for m in record["messages"])
+        return Sample(
+            id=_typed(record["id"], str, "id"),
+            messages=messages,
+            images=tuple(_typed(record["images"], list, "images", of=bytes)),
+            meta=_typed(record["meta"], dict, "meta"),
+        )
+    except KeyError as error:
+        raise BadRecord("wrong_field", f"record has no field {error}") from error
+    except TypeError as error:
+        raise BadRecord("wrong_field", f"record {record.get('id')!r}: {error}") from error
+
+
+def _typed(value: Any, kind: type, name: str, of: type | None = None, length: int | None = None) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{name} is {type(value).__name__}, expected {kind.__name__}")
+    if length is not None and len(value) != length:
+        raise TypeError(f"{name} has {len(value)} parts, expected {length}")
+    for item in value if of else ():
+        _typed(item, of, f"an item of {name}")
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What `dataset.json` holds."""
+
+    format: int
+    name: str  # which the shards' names begin with, even where the directory was renamed
+    samples: int
+    shards: tuple[int, ...]  # samples of each shard
+    groups: tuple[str, ...]  # every report group that an answer bears, sorted
+    fingerprint: str  # hash of all records in order
+    settings: dict[str, Any]  # what made it, as its maker gave it
+
+
+def write_dataset(
+    path: str | pathlib.Path,
+    samples: Iterable[Sample],
+    shards: int = 1,
+    size: int | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Manifest:
+    """Write `samples` as the dataset `path`, in order, replacing a dataset of that name once the new one is whole.
+
+    Args:
+        path: the dataset's directory; its last part is the dataset's name.
+        samples: read once, one at a time.
+        shards: how many files of nearly equal count.
+        size: how many samples there are, where `len(samples)` cannot say.
+        settings: what made the dataset (JSON values); kept in the manifest.
+
+    Raises:
+        BadRecord: a sample cannot be encoded.
+        ValueError: fewer samples than shards, or another number of samples than `size`.
+    """
+    path = pathlib.Path(path)
+    size = len(samples) if size is None else size  # type: ignore[arg-type]
+    if not 1 <= shards <= max(size, 1):
+        raise ValueError(f"{path}: {shards} shards for {size} samples; 1 to {max(size, 1)} would be right")
+    counts = [size // shards + (shard < size % shards) for shard in range(shards)]
+    partial = path.parent / f".{path.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    rows, groups, digest = [], set(), hashlib.sha256()
+    stream = iter(samples)
+    for shard, count in enumerate(counts):
+        writer = ArrayRecordWriter(str(partial / shard_name(path.name, shard, shards)), WRITER_OPTIONS)
+        for offset in range(count):
+            sample = next(stream, None)
+            if sample is None:
+                raise ValueError(f"{path}: {len(rows)} samples came, {size} were expected")
+            data = encode_sample(sample)
+            writer.write(data)
+            digest.update(len(data).to_bytes(8, "little") + data)
+            groups.update(m.group for m in sample.messages if m.group)
+            rows.append(index.describe(sample, shard, offset, len(data)))
+        writer.close()
+    if next(stream, None) is not None:
+        raise ValueError(f"{path}: more samples came than the {size} expected")
+    index.write(partial / index.INDEX, rows)
+    manifest = Manifest(
+        format=FORMAT,
+        name=path.name,
+        samples=size,
+        shards=tuple(counts),
+        groups=tuple(sorted(groups)),
+        fingerprint=digest.hexdigest()[:32],
+        settings=settings or {},
+    )
+    (partial / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
+    _replace(partial, path)
+    return manifest
+
+
+def shard_name(name: str, shard: int, shards: int) -> str:
+    """`NAME-00000-of-00004.array_record`."""
+    return f"{name}-{shard:05d}-of-{shards:05d}.array_record"
+
+
+def read_manifest(path: str | pathlib.Path) -> Manifest:
+    """The manifest of the dataset `path`.
+
+    Raises:
+        DatasetError: there is no whole dataset of this format there.
+    """
+    path = pathlib.Path(path)
+    try:
+        raw = json.loads((path / MANIFEST).read_text())
+        manifest = Manifest(**raw)
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{path}: no dataset here ({MANIFEST} is missing); "
+            "`python -m launch.prepare --dataset=embedded --out=DIR` makes the embedded ones"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise DatasetError(f"{path / MANIFEST}: not a manifest of format {FORMAT}: {error}") from error
+    if manifest.format != FORMAT:
+        raise DatasetError(f"{path / MANIFEST}: format {manifest.format}, expected {FORMAT}; prepare the dataset again")
+    return dataclasses.replace(manifest, shards=tuple(manifest.shards), groups=tuple(manifest.groups))
+
+
+def _replace(partial: pathlib.Path, path: pathlib.Path) -> None:
+    """Rename `partial` to `path`; a dataset that stood there is moved away first, then deleted."""
+    old = path.parent / f".{path.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class RecordSource:
+    """A dataset as a random-access source: `len(source)`, `source[i]` -> Sample. Safe to share between threads.
+
+    Files are opened when first read, and a pickled source opens its own, so Grain's workers can be handed one.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        """Raises DatasetError if there is no whole dataset at `path`."""
+        self.path = pathlib.Path(path)
+        self.manifest = read_manifest(self.path)
+        shards = len(self.manifest.shards)
+        self._files = [self.path / shard_name(self.manifest.name, shard, shards) for shard in range(shards)]
+        missing = [file.name for file in self._files if not file.exists()]
+        if missing:
+            raise DatasetError(f"{self.path}: {len(missing)} of {shards} shards are missing, the first {missing[0]}")
+        self._first = [sum(self.manifest.shards[:shard]) for shard in range(shards)]
+        self._open()
+
+    def __len__(self) -> int:
+        return self.manifest.samples
+
+    def __getitem__(self, i: int) -> Sample:
+        """Sample `i`.
+
+        Raises:
+            BadRecord: reason `corrupt_block` (the file is damaged there) or one of `decode_sample`'s.
+            IndexError: no such sample.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"{self.path}: sample {i} of {len(self)}")
+        shard = bisect.bisect_right(self._first, i) - 1
+        try:
+            data = self._reader(shard).read([int(i) - self._first[shard]])[0]
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            raise BadRecord("corrupt_block", f"{self._files[shard]}, sample {i}: {error}") from error
+        return decode_sample(data)
+
+    def ids(self) -> pa.ChunkedArray:
+        """Every sample's id, from the index, without opening a record: `ids()[i].as_py()`."""
+        return index.read(self.path, ["id"])["id"]
+
+    def _reader(self, shard: int) -> ArrayRecordReader:
+        with self._lock:
+            if shard not in self._readers:
+                self._readers[shard] = ArrayRecordReader(str(self._files[shard]), **READER_OPTIONS)
+            return self._readers[shard]
+
+    def _open(self) -> None:
+        self._readers: dict[int, ArrayRecordReader] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_readers", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def __repr__(self) -> str:
+        return f"RecordSource({str(self.path)!r})"

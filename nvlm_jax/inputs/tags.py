@@ -1,0 +1,71 @@
+"""Tile tags: the text that tells the decoder which tile the image tokens behind it belong to (paper, section 4.2).
+
+    1d     <tile_1> <tile_2> ...                             the default, the best of the paper's ablation
+    grid   <tile_x0_y0> <tile_x1_y0> ...                     column, row
+    box    <box> (0, 0), (448, 448) </box> ...               left, top, right, bottom
+    none   no tag at all
+
+In every style but `none` the thumbnail has a tag of its own, and an image of one tile has that tag alone. Tags are
+plain text for the decoder's own tokenizer. They depend on the tile's place only, never on the limit of tiles: raising
+the limit at evaluation must not rename what the model was trained on.
+"""
+
+from __future__ import annotations
+
+from nvlm_jax.config import TILE_TAGS
+from nvlm_jax.inputs.batch import THUMBNAIL
+
+THUMBNAIL_TAG = "<tile_global_thumbnail>"
+
+
+def tile_tags(
+    cols: int,
+    rows: int,
+    style: str = "1d",
+    thumbnail_tag: str = THUMBNAIL_TAG,
+    tile_size: int = 448,
+    thumbnail: bool = True,
+) -> list[str]:
+    """One tag for each tile, row by row, the thumbnail's last; empty strings for style `none`.
+
+    The coordinates of `box` are pixels of the image resized to the grid, right and bottom excluded. (The paper says
+    "within the whole image"; that the resized one is meant is our inference: it makes them whole numbers.)
+
+    >>> tile_tags(2, 1)
+    ['<tile_1>', '<tile_2>', '<tile_global_thumbnail>']
+    >>> tile_tags(1, 1, "box")
+    ['<tile_global_thumbnail>']
+
+    Args:
+        cols: of the grid.
+        rows: of the grid.
+        style: none | 1d | grid | box.
+        thumbnail_tag: the thumbnail's tag, which differs by backbone.
+        tile_size: P, pixels along a tile's side.
+        thumbnail: whether an image of several tiles has one.
+
+    Raises:
+        ValueError: an unknown style.
+    """
+    if style not in TILE_TAGS:
+        raise ValueError(f"inputs.tile_tags: {style!r} is none of {', '.join(TILE_TAGS)}")
+    places = [(x, y) for y in range(rows) for x in range(cols)]
+    if len(places) == 1:
+        tags = [thumbnail_tag]
+    elif style == "grid":
+        tags = [f"<tile_x{x}_y{y}>" for x, y in places]
+    elif style == "box":
+        p = tile_size
+        tags = [f"<box> ({x * p}, {y * p}), ({(x + 1) * p}, {(y + 1) * p}) </box>" for x, y in places]
+    else:
+        tags = [f"<tile_{k + 1}>" for k in range(len(places))]
+    if len(places) > 1 and thumbnail:
+        tags.append(thumbnail_tag)
+    return [""] * len(tags) if style == "none" else tags
+
+
+def tile_indices(cols: int, rows: int, thumbnail: bool = True) -> list[int]:
+    """The `tile_index` of each tile: 1, 2, ... row by row, THUMBNAIL for the last one or an only one."""
+    if cols * rows == 1:
+        return [THUMBNAIL]
+    return [*range(1, cols * rows + 1), *([THUMBNAIL] if thumbnail else [])]

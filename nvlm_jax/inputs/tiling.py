@@ -1,0 +1,196 @@
+"""Dynamic high resolution: an image of any size -> tiles of one size (paper, section 4.1; the rule is InternVL 1.5's).
+
+    encoded bytes -> open_image -> choose_grid -> cut_tiles -> uint8 [T, P, P, 3]
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pathlib
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from nvlm_jax.inputs.errors import ImageError
+
+# Only these decoders run. Others that Pillow knows start programs (EPS) or are no single pictures.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+# Pixels of the largest image that is decoded: Pillow's own first limit. A few hundred bytes can claim more.
+MAX_PIXELS = 89_478_485
+# How to turn the stored picture into the one to look at, by EXIF orientation; from 5 on, width and height swap.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+ImageSource = bytes | str | pathlib.Path | Image.Image
+
+
+@functools.cache
+def grids(max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """Every grid (cols, rows) of 1 to `max_tiles` tiles, ordered by tile count."""
+    sides = range(1, max_tiles + 1)
+    found = [(cols, rows) for cols in sides for rows in sides if cols * rows <= max_tiles]
+    return tuple(sorted(found, key=lambda grid: grid[0] * grid[1]))
+
+
+@functools.lru_cache(maxsize=4096)
+def choose_grid(width: int, height: int, max_tiles: int = 6, tile_size: int = 448) -> tuple[int, int]:
+    """The grid (cols, rows) whose aspect ratio is nearest to the image's.
+
+    Of equally near grids a later one (with more tiles) wins only if the image has more than half the grid's pixels.
+    Ratios and their differences are double precision, and equal means equal there: a tie of exact numbers that
+    rounding breaks is no tie, as in the code that trained the released model.
+
+    >>> choose_grid(1600, 1200), choose_grid(800, 800), choose_grid(300, 300)
+    ((1, 1), (2, 2), (1, 1))
+
+    Raises:
+        ValueError: a size or limit below 1.
+    """
+    if min(width, height, max_tiles, tile_size) < 1:
+        raise ValueError(f"choose_grid: width {width}, height {height}, max_tiles {max_tiles}, tile_size {tile_size}; "
+                         "each must be at least 1")  # fmt: skip
+    ratio = width / height
+    best, best_difference = (1, 1), float("inf")
+    for cols, rows in grids(max_tiles):
+        difference = abs(ratio - cols / rows)
+        large_enough = 2 * width * height > tile_size * tile_size * cols * rows
+        if difference < best_difference or (difference == best_difference and large_enough):
+            best, best_difference = (cols, rows), difference
+    return best
+
+
+def tile_count(grid: tuple[int, int], thumbnail: bool = True) -> int:
+    """Tiles of an image on `grid`, with the thumbnail that an image of several tiles has."""
+    regular = grid[0] * grid[1]
+    return regular + (thumbnail and regular > 1)
+
+
+def cut_tiles(image: Image.Image, grid: tuple[int, int], tile_size: int = 448, thumbnail: bool = True) -> np.ndarray:
+    """Resize (bicubic, not keeping the ratio) to the grid's exact size and cut it row by row.
+
+    Args:
+        image: RGB, as `open_image` gives it.
+        grid: (cols, rows).
+        tile_size: P, pixels along a tile's side.
+        thumbnail: append the whole image as one more tile if the grid has more than one.
+
+    Returns:
+        uint8 [T, P, P, 3].
+    """
+    cols, rows = grid
+    resized = np.asarray(image.resize((cols * tile_size, rows * tile_size), Image.Resampling.BICUBIC))
+    tiles = resized.reshape(rows, tile_size, cols, tile_size, 3).swapaxes(1, 2).reshape(-1, tile_size, tile_size, 3)
+    if tile_count(grid, thumbnail) == len(tiles):
+        return tiles
+    whole = np.asarray(image.resize((tile_size, tile_size), Image.Resampling.BICUBIC))
+    return np.concatenate([tiles, whole[None]])
+
+
+def open_header(source: ImageSource) -> Image.Image:
+    """The image with its header read and no pixel decoded.
+
+    Raises:
+        ImageError: `unreadable_image` or `image_too_large`.
+    """
+    if isinstance(source, Image.Image):
+        image = source
+    else:
+        try:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ImageError("image_too_large", f"{_name(source)}: {error}") from error
+        except Exception as error:  # what a decoder throws at broken bytes is of any type
+            raise _unreadable(source, error) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            "image_too_large", f"{_name(source)}: {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded"
+        )
+    if min(width, height) < 1:
+        raise ImageError("unreadable_image", f"{_name(source)}: {width} x {height} pixels; at least 1 x 1")
+    return image
+
+
+def oriented_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after `open_image` has turned the image upright; decodes nothing."""
+    width, height = image.size
+    return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def image_size(source: ImageSource) -> tuple[int, int]:
+    """Width and height of the image as `open_image` would return it, from its header alone.
+
+    Raises:
+        ImageError: as `open_header`.
+    """
+    return oriented_size(open_header(source))
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """Decode to an upright RGB picture of 8 bits.
+
+    EXIF orientation is applied; of 16 bits the upper 8 are kept; transparent pixels are laid on white; of an animated
+    image the first frame is taken.
+
+    Args:
+        source: encoded bytes, a path, or an image of Pillow (also one that `open_header` returned).
+
+    Raises:
+        ImageError: `unreadable_image`, `image_too_large` or `unsupported_pixels`.
+    """
+    image = open_header(source)
+    try:
+        orientation = _orientation(image)
+        image.load()
+        image = _to_rgb(image)
+    except ImageError:
+        raise
+    except Exception as error:  # as in open_header
+        raise _unreadable(source, error) from error
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        high = np.clip(np.asarray(image).astype(np.int32) >> 8, 0, 255)
+        return Image.fromarray(high.astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ImageError("unsupported_pixels", "floating-point pixels have no known range; store 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8, as far as it is known before the pixels: a size must not depend on decoding them."""
+    if image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
+        return 1  # Pillow would decode the whole file in search of it
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF is common in the wild and no reason to lose the picture
+        return 1
+    return value if value in TURNS else 1
+
+
+def _unreadable(source: ImageSource, error: Exception) -> ImageError:
+    what = str(error) or type(error).__name__
+    return ImageError("unreadable_image", f"{_name(source)}: {what}; expected a whole image in one of {FORMATS}")
+
+
+def _name(source: ImageSource) -> str:
+    if isinstance(source, bytes):
+        return f"image of {len(source)} bytes"
+    return "image" if isinstance(source, Image.Image) else str(source)

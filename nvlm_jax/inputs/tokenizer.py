@@ -1,0 +1,73 @@
+"""Text <-> token ids, by the decoder's own tokenizer."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import tokenizers
+
+
+class Tokenizer:
+    """A Hugging Face `tokenizer.json` that never reads special tokens out of text.
+
+    `<|im_end|>` in a user's text is encoded as the ten characters it is; only `special` gives the token's id, so no text
+    can end a turn or claim to be an image. Nothing is added around a text either (no beginning-of-sentence token).
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        """Load a directory with `tokenizer.json`, or that file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: the file is no tokenizer.
+        """
+        self.path = pathlib.Path(path)
+        file = self.path / "tokenizer.json" if self.path.is_dir() else self.path
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"inputs.tokenizer: {str(path)!r} is neither a directory with a tokenizer.json nor such a file"
+            )
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(f"inputs.tokenizer: {file} is no tokenizer: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # Some files do not mark all of their control tokens as special, and only special ones can be left as text.
+        control = [t for t in self._tokenizer.get_added_tokens_decoder().values() if t.content.startswith("<|")]
+        self._tokenizer.add_special_tokens(control)
+        self._tokenizer.encode_special_tokens = True
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, special tokens in it as plain text."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of `text` and, for each, the characters [start, end) of `text` that it stands for."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def special(self, name: str) -> int:
+        """The id of a special token.
+
+        Raises:
+            ValueError: the vocabulary has no such token.
+        """
+        token = self._tokenizer.token_to_id(name)
+        if token is None:
+            known = ", ".join(sorted(t.content for t in self._tokenizer.get_added_tokens_decoder().values())[:20])
+            raise ValueError(f"inputs.tokenizer: {self.path} has no token {name!r}; its special tokens are {known}")
+        return token
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """The text of token ids, without special tokens or with them written out."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary, special tokens included; a model's table may have more rows."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def __reduce__(self):
+        return type(self), (self.path,)
