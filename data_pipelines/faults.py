@@ -5,6 +5,7 @@ The counts are a function of the steps given to `add`, not of how far ahead the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -31,7 +32,8 @@ def fault_of(sample_id: str, error: Exception) -> Fault:
     Errors made for bad data say their own reason; of any other the type is the reason, so that a fault of the code
     shows as such in the list, and stops the run by its share.
     """
-    return Fault(sample_id, getattr(error, "reason", None) or f"unexpected {type(error).__name__}", str(error))
+    reason = getattr(error, "reason", None) or f"unexpected {type(error).__name__}"
+    return Fault(sample_id, reason, re.sub(r" at 0x[0-9a-f]+", "", str(error)))  # addresses differ from run to run
 
 
 class BadSamples:

@@ -8,7 +8,6 @@ kept beside the data as `lengths-KEY.npz`, where KEY is a hash of everything tha
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -20,13 +19,16 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from nvlm_jax import inputs as inputs_package
 from nvlm_jax.config import InputConfig, ModelConfig, to_mapping
 from nvlm_jax.inputs.batch import Sample
+from nvlm_jax.inputs.errors import ImageError
+from nvlm_jax.inputs.tiling import image_size
 
 INDEX = "index.parquet"
+TOO_LONG = np.iinfo(np.int32).max  # exceeds every budget
+_LOG = logging.getLogger(__name__)
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -36,7 +38,7 @@ SCHEMA = pa.schema(
         ("messages", pa.int32()),
         ("prompt_chars", pa.int32()),  # of all turns but the assistant's
         ("answer_chars", pa.int32()),
-        ("widths", pa.list_(pa.int32())),  # of each image, as encoded; 0 where the file is no readable image
+        ("widths", pa.list_(pa.int32())),  # of each image, upright; 0 where it is not readable
         ("heights", pa.list_(pa.int32())),
     ]
 )
@@ -53,7 +55,9 @@ class Source(Protocol):
 class Builder(Protocol):
     """The part of `ExampleBuilder` that is needed here."""
 
-    def measure(self, sample: Sample) -> tuple[int, int]: ...
+    def measure(
+        self, sample: Sample, max_tokens: int | None = None, max_tiles: int | None = None
+    ) -> tuple[int, int]: ...
 
 
 def describe(sample: Sample, shard: int, offset: int, size: int) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def read(path: pathlib.Path, columns: Iterable[str] | None = None) -> pa.Table:
 
 
 def builder_key(inputs: InputConfig, model: ModelConfig) -> str:
-    """A hash of all that a sample's lengths depend on besides the sample: settings, tokenizer, and the code itself."""
+    """A hash of what a sample's lengths depend on besides it and the row: settings, tokenizer and the code itself."""
     settings = to_mapping(inputs)
     del settings["tokenizer"]  # its content counts, not its place
     parts = [settings, model.arch, to_mapping(model.vision), model.pixel_shuffle, model.dense_labels]
@@ -96,29 +100,38 @@ def builder_key(inputs: InputConfig, model: ModelConfig) -> str:
     return digest.hexdigest()[:16]
 
 
-def lengths(source: Source, builder: Builder, key: str = "") -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and tiles of every sample, each int32 [n]; 0 and 0 for a sample that cannot be read or built.
+def lengths(
+    source: Source, builder: Builder, max_tokens: int | None = None, max_tiles: int | None = None, key: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and tiles of every sample as `build` would give it within these limits, int32 [n] each.
 
-    Such a sample keeps its place, so that it is met, skipped and counted by reason in the step that it falls on.
+    A sample of which not even the first turn fits has TOO_LONG tokens. One that cannot be read or built has 0 and 0: it
+    keeps its place in the order, so that it is met, skipped and counted by reason in the step that it falls on.
 
     Args:
         source: the samples; with a `key` it must be a `RecordSource`.
         builder: measures one sample.
+        max_tokens: budget of a row.
+        max_tiles: budget of a row.
         key: `builder_key(...)`; empty measures anew and keeps nothing.
     """
-    file = source.path / f"lengths-{key}-{source.manifest.fingerprint[:16]}.npz" if key else None
-    if file is not None and (known := _load(file, len(source))) is not None:
-        return known
+    file = None
+    if key:
+        file = source.path / f"lengths-{key}-{max_tokens}-{max_tiles}-{source.manifest.fingerprint[:16]}.npz"
+        if (known := _load(file, len(source))) is not None:
+            return known
     measured = np.zeros((len(source), 2), np.int32)
     failed = 0
     for i in range(len(source)):
         try:
-            measured[i] = builder.measure(source[i])
-        except Exception as error:  # the loader meets it again, and counts it
-            failed += 1
-            logging.getLogger(__name__).debug("sample %d of %s cannot be measured: %s", i, source, error)
+            measured[i] = builder.measure(source[i], max_tokens, max_tiles)
+        except Exception as error:  # of any type, as in the loader, which meets it again and names it
+            if getattr(error, "reason", "") == "too_long":
+                measured[i] = TOO_LONG, 0
+            else:
+                failed += 1
     if failed:
-        logging.getLogger(__name__).warning("%d of %d samples of %s cannot be built", failed, len(source), source)
+        _LOG.warning("%s: %d of %d samples cannot be read or built", source, failed, len(source))
     if file is not None:
         _save(file, measured)
     return measured[:, 0].copy(), measured[:, 1].copy()
@@ -141,12 +154,11 @@ def _save(file: pathlib.Path, measured: np.ndarray) -> None:
             np.savez(out, lengths=measured)
         partial.replace(file)
     except OSError as error:
-        logging.getLogger(__name__).warning("lengths of %s are not kept: %s", file.parent, error)
+        _LOG.warning("lengths of %s are not kept: %s", file.parent, error)
 
 
 def _image_size(data: bytes) -> tuple[int, int]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.size
-    except Exception:  # Pillow raises many kinds; whatever is wrong is named when the image is decoded
+        return image_size(data)
+    except ImageError:  # named, and counted, when the sample is built
         return 0, 0

@@ -107,10 +107,10 @@ def pack(
 
     Each row begins with the largest sample left in the window and takes, again and again, the one that fits and goes
     furthest along what is left of both budgets (dot-product best fit). Within a window the rows are then shuffled, for
-    they come out from full to empty.
+    they come out from large samples to small ones.
 
     Args:
-        tokens: int [n], of each draw.
+        tokens: int [n], of each draw; 0 for a sample known to be bad.
         tiles: int [n].
         tokens_per_row: budget S.
         tiles_per_row: budget T.
@@ -123,10 +123,14 @@ def pack(
     rows: list[np.ndarray] = []
     fits = (tokens <= tokens_per_row) & (tiles <= tiles_per_row)
     for start in range(0, len(tokens), window):
-        draws = start + np.flatnonzero(fits[start : start + window])
-        packed = _pack_window(tokens[draws], tiles[draws], tokens_per_row, tiles_per_row)
+        sized = fits[start : start + window] & (tokens[start : start + window] > 0)
+        draws = start + np.flatnonzero(sized)
+        packed = [draws[row] for row in _pack_window(tokens[draws], tiles[draws], tokens_per_row, tiles_per_row)]
+        # Draws of no length fit anywhere. Spread, for they are bad samples, and a row full of them would look like many.
+        empty = start + np.flatnonzero(fits[start : start + window] & ~sized)
+        packed = packed or [empty[:0]] * (len(empty) > 0)
         order = permutation(len(packed), seed, "rows", start // window)
-        rows += [draws[packed[row]] for row in order]
+        rows += [np.append(packed[row], empty[place :: len(packed)]) for place, row in enumerate(order)]
     return rows, np.flatnonzero(~fits)
 
 
@@ -179,6 +183,11 @@ class Plan:
             raise IndexError(f"row {i} of a plan of {len(self)} rows")
         span = slice(self.offsets[i], self.offsets[i + 1])
         return list(zip(self.dataset[span].tolist(), self.sample[span].tolist(), strict=True))
+
+    def lengths(self, i: int) -> tuple[list[int], list[int]]:
+        """Tokens and tiles of each segment of row i."""
+        span = slice(self.offsets[i], self.offsets[i + 1])
+        return self.tokens[span].tolist(), self.tiles[span].tolist()
 
     def fill(self, first: int = 0, last: int | None = None) -> tuple[float, float]:
         """Share of token and of tile places that rows [first, last) use; 0 tiles of 0 count as full."""

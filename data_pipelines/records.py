@@ -28,6 +28,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from data_pipelines import index
 from nvlm_jax.inputs.batch import Message, Sample
+from nvlm_jax.inputs.errors import BadSample
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -36,15 +37,8 @@ WRITER_OPTIONS = "group_size:1,zstd:1"
 READER_OPTIONS = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 32768}
 
 
-class BadRecord(ValueError):
-    """A record that is no sample. `reason` is one word for counting, the message says what was found."""
-
-    def __init__(self, reason: str, message: str):
-        super().__init__(message)
-        self.reason = reason
-
-    def __reduce__(self):
-        return type(self), (self.reason, str(self))
+class BadRecord(BadSample):
+    """A record that is no sample, or a sample that no record can hold."""
 
 
 class DatasetError(ValueError):

@@ -83,11 +83,6 @@ def open_shards(path: str | Path) -> Shards:
     raise CheckpointError(f"{path}: holds neither {INDEX} nor {SINGLE}")
 
 
-def shard_sizes(path: Path) -> list[str]:
-    """Names of the shards of a directory, in order; for a writer that keeps the source's cut."""
-    return sorted({entry.file.name for entry in open_shards(path).values()})
-
-
 def _refuse_pickle(file: Path) -> None:
     if file.suffix in PICKLES or file.name.endswith(".bin.index.json"):
         raise CheckpointError(

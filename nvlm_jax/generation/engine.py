@@ -66,9 +66,7 @@ class Progress(NamedTuple):
 class Generator:
     """Decodes with one model. Compiled programs are kept for the life of the object."""
 
-    def __init__(
-        self, model: NVLM, vocab_size: int, end_ids: Sequence[int], pad_id: int = 0, batch_size: int = 32
-    ):
+    def __init__(self, model: NVLM, vocab_size: int, end_ids: Sequence[int], pad_id: int = 0, batch_size: int = 32):
         """
         Args:
             model: real parameters in any dtype.
@@ -144,7 +142,8 @@ class Generator:
             raise ValueError(f"max_new_tokens: {max_new_tokens}; at least 1")
         empty = (batch_size or self.batch_size) - len(rows)
         tokens, tiles = (max(sizes) for sizes in zip(*map(bucket_of, rows), strict=True))
-        batch = pack_batch([[row] for row in rows] + [[]] * empty, tokens, tiles, self.config.vision.image_size)
+        sizes = (tokens, tiles, self.config.vision.image_size, self.config.tokens_per_tile)
+        batch = pack_batch([[row] for row in rows] + [[]] * empty, *sizes)
         samplings = samplings + [Sampling()] * empty
         requests = Requests(
             np.asarray([len(row.tokens) for row in rows] + [0] * empty, np.int32),

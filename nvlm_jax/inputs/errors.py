@@ -20,3 +20,16 @@ class BadSample(ValueError):
 
 class ImageError(BadSample):
     """An image that cannot be used: `unreadable_image`, `image_too_large` or `unsupported_pixels`."""
+
+
+def exceeds(amount: int, limit: int | None) -> bool:
+    """Whether there is a limit and `amount` is above it."""
+    return limit is not None and amount > limit
+
+
+def too_long(
+    sample_id: str, what: str, tokens: int, tiles: int, max_tokens: int | None, max_tiles: int | None
+) -> BadSample:
+    """The error for what fits in no row."""
+    limits = f"at most {max_tokens} tokens and {max_tiles} tiles fit"
+    return BadSample("too_long", f"sample {sample_id!r}: {what} takes {tokens} tokens and {tiles} tiles; {limits}")

@@ -1,6 +1,6 @@
 """Dynamic high resolution: an image of any size -> tiles of one size (paper, section 4.1; the rule is InternVL 1.5's).
 
-    encoded bytes -> open_image -> choose_grid -> cut_tiles -> uint8 [T, P, P, 3]
+encoded bytes -> open_image -> choose_grid -> cut_tiles -> uint8 [T, P, P, 3]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 from nvlm_jax.inputs.errors import ImageError
 
 # Only these decoders run. Others that Pillow knows start programs (EPS) or are no single pictures.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 # Pixels of the largest image that is decoded: Pillow's own first limit. A few hundred bytes can claim more.
 MAX_PIXELS = 89_478_485
 # How to turn the stored picture into the one to look at, by EXIF orientation; from 5 on, width and height swap.

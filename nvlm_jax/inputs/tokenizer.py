@@ -11,8 +11,8 @@ import tokenizers
 class Tokenizer:
     """A Hugging Face `tokenizer.json` that never reads special tokens out of text.
 
-    `<|im_end|>` in a user's text is encoded as the ten characters it is; only `special` gives the token's id, so no text
-    can end a turn or claim to be an image. Nothing is added around a text either (no beginning-of-sentence token).
+    `<|im_end|>` in a user's text is encoded as the ten characters it is; only `special` gives the token's id, so no
+    text can end a turn or claim to be an image. Nothing is added around a text (no beginning-of-sentence token).
     """
 
     def __init__(self, path: str | pathlib.Path):

@@ -19,7 +19,7 @@ from flax import nnx
 from nvlm_jax.config import CrossAttentionConfig, DecoderConfig
 from nvlm_jax.inputs.batch import THUMBNAIL
 from nvlm_jax.models.attention import TileKeys, TileMask, attend
-from nvlm_jax.models.layers import FAN_IN_INIT, SMALL_INIT, GatedMLP, linear, rms_norm, stack
+from nvlm_jax.models.layers import TABLE_INIT, GatedMLP, linear, rms_norm, stack
 
 
 class ImageMemory(NamedTuple):
@@ -38,13 +38,13 @@ class GatedCrossAttention(nnx.Module):
         inner, kv = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
         self.head_dim = decoder.head_dim
         self.norm1 = rms_norm(decoder.width, decoder.norm_eps, rngs, dtype)
-        self.q = linear(decoder.width, inner, rngs, dtype, init=FAN_IN_INIT)
-        self.k = linear(decoder.width, kv, rngs, dtype, init=FAN_IN_INIT)
-        self.v = linear(decoder.width, kv, rngs, dtype, init=FAN_IN_INIT)
-        self.out = linear(inner, decoder.width, rngs, dtype, init=FAN_IN_INIT)
+        self.q = linear(decoder.width, inner, rngs, dtype)
+        self.k = linear(decoder.width, kv, rngs, dtype)
+        self.v = linear(decoder.width, kv, rngs, dtype)
+        self.out = linear(inner, decoder.width, rngs, dtype)
         self.attention_gate = nnx.Param(jnp.full((), config.gate_init, jnp.float32))
         self.norm2 = rms_norm(decoder.width, decoder.norm_eps, rngs, dtype)
-        self.mlp = GatedMLP(decoder.width, decoder.ff, rngs, dtype, init=FAN_IN_INIT)
+        self.mlp = GatedMLP(decoder.width, decoder.ff, rngs, dtype)
         self.mlp_gate = nnx.Param(jnp.full((), config.gate_init, jnp.float32))
 
     def keys_values(self, media: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -76,7 +76,7 @@ class CrossAttention(nnx.Module):
         count = decoder.layers // config.every
         self.layers = stack(lambda rngs: GatedCrossAttention(config, decoder, rngs, dtype), count, rngs)
         shape = (config.tag_embeddings, decoder.width)
-        self.tags = nnx.Param(SMALL_INIT(rngs.params(), shape)) if config.tag_embeddings else None
+        self.tags = nnx.Param(TABLE_INIT(rngs.params(), shape)) if config.tag_embeddings else None
 
     def memory(self, image_tokens: jax.Array, tile_index: jax.Array, mask: TileMask) -> ImageMemory:
         """What the layers read: all tiles for X; for H the regular tiles, each behind its tag embedding.

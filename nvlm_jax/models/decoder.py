@@ -16,7 +16,7 @@ from flax import nnx
 from nvlm_jax.config import DecoderConfig
 from nvlm_jax.models.attention import CausalMask, attend
 from nvlm_jax.models.cross_attention import CrossAttention, ImageMemory
-from nvlm_jax.models.layers import SMALL_INIT, GatedMLP, linear, rematerialised, rms_norm, rotate, scan_layers, stack
+from nvlm_jax.models.layers import TABLE_INIT, GatedMLP, linear, rematerialised, rms_norm, rotate, scan_layers, stack
 
 
 class KVCache(NamedTuple):
@@ -72,7 +72,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: str = "float32", remat: str = "none"):
         self.config, self.dtype, self.remat = config, dtype, remat
-        self.embedding = nnx.Param(SMALL_INIT(rngs.params(), (config.vocab_size, config.width)))
+        self.embedding = nnx.Param(TABLE_INIT(rngs.params(), (config.vocab_size, config.width)))
         self.layers = stack(lambda rngs: DecoderLayer(config, rngs, dtype), config.layers, rngs)
         self.norm = rms_norm(config.width, config.norm_eps, rngs, dtype)
         self.head = None if config.tied_embeddings else linear(config.width, config.vocab_size, rngs, dtype)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from nvlm_jax.config import ModelConfig
 from nvlm_jax.inputs.batch import Batch
-from nvlm_jax.models.layers import FAN_IN_INIT
+from nvlm_jax.models.layers import KERNEL_INIT
 from nvlm_jax.models.vision import VisionEncoder, pixel_shuffle
 
 
@@ -25,7 +25,7 @@ class DenseReader(nnx.Module):
         shape = (shuffled, config.dense_labels * config.decoder.vocab_size)
         self.vision = VisionEncoder(config.vision, rngs, config.dtype, config.remat)
         self.norm = nnx.LayerNorm(shuffled, dtype=jnp.dtype(config.dtype), rngs=rngs)
-        self.head = nnx.Param(FAN_IN_INIT(rngs.params(), shape))
+        self.head = nnx.Param(KERNEL_INIT(rngs.params(), shape))
 
     def hidden(self, batch: Batch) -> jax.Array:
         """Scores of the asked labels, float32 [B, S, V]: already logits, since the head comes before the choice."""

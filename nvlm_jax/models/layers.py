@@ -11,8 +11,8 @@ from flax import nnx
 
 M = TypeVar("M", bound=nnx.Module)
 
-SMALL_INIT = nnx.initializers.normal(0.02)  # of encoders and decoders (Qwen2's initializer_range)
-FAN_IN_INIT = nnx.initializers.lecun_normal()  # of what NVLM itself trains from nothing
+TABLE_INIT = nnx.initializers.normal(0.02)  # of embedding tables
+KERNEL_INIT = nnx.initializers.lecun_normal()  # of matrices: 0.02 everywhere leaves narrow models unable to look up
 
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -20,9 +20,9 @@ REMAT_POLICIES = {
 }
 
 
-def linear(din: int, dout: int, rngs: nnx.Rngs, dtype: str, bias: bool = False, init: Any = SMALL_INIT) -> nnx.Linear:
+def linear(din: int, dout: int, rngs: nnx.Rngs, dtype: str, bias: bool = False) -> nnx.Linear:
     """`nnx.Linear` with this project's defaults: parameters in float32, computation in `dtype`."""
-    return nnx.Linear(din, dout, use_bias=bias, dtype=jnp.dtype(dtype), kernel_init=init, rngs=rngs)
+    return nnx.Linear(din, dout, use_bias=bias, dtype=jnp.dtype(dtype), kernel_init=KERNEL_INIT, rngs=rngs)
 
 
 def rms_norm(width: int, eps: float, rngs: nnx.Rngs, dtype: str) -> nnx.RMSNorm:
@@ -33,10 +33,10 @@ def rms_norm(width: int, eps: float, rngs: nnx.Rngs, dtype: str) -> nnx.RMSNorm:
 class GatedMLP(nnx.Module):
     """down(silu(gate(x)) * up(x)), the feed-forward of Qwen2 and Llama."""
 
-    def __init__(self, width: int, ff: int, rngs: nnx.Rngs, dtype: str, init: Any = SMALL_INIT):
-        self.gate = linear(width, ff, rngs, dtype, init=init)
-        self.up = linear(width, ff, rngs, dtype, init=init)
-        self.down = linear(ff, width, rngs, dtype, init=init)
+    def __init__(self, width: int, ff: int, rngs: nnx.Rngs, dtype: str):
+        self.gate = linear(width, ff, rngs, dtype)
+        self.up = linear(width, ff, rngs, dtype)
+        self.down = linear(ff, width, rngs, dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

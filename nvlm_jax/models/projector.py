@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nvlm_jax.models.layers import FAN_IN_INIT, linear
+from nvlm_jax.models.layers import linear
 
 
 class Projector(nnx.Module):
@@ -15,8 +15,8 @@ class Projector(nnx.Module):
     def __init__(self, din: int, inner: int, dout: int, rngs: nnx.Rngs, dtype: str):
         # use_fast_variance=False: E[x^2] - E[x]^2 loses digits that the reference keeps.
         self.norm = nnx.LayerNorm(din, epsilon=1e-5, use_fast_variance=False, dtype=jnp.dtype(dtype), rngs=rngs)
-        self.first = linear(din, inner or dout, rngs, dtype, init=FAN_IN_INIT)
-        self.second = linear(inner, dout, rngs, dtype, init=FAN_IN_INIT) if inner else None
+        self.first = linear(din, inner or dout, rngs, dtype)
+        self.second = linear(inner, dout, rngs, dtype) if inner else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., C * factor**2] -> [..., D]."""

@@ -9,7 +9,7 @@ from flax import nnx
 
 from nvlm_jax.config import VisionConfig
 from nvlm_jax.models.attention import attend
-from nvlm_jax.models.layers import SMALL_INIT, linear, rms_norm, scan_layers, stack
+from nvlm_jax.models.layers import TABLE_INIT, linear, rms_norm, scan_layers, stack
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -75,8 +75,8 @@ class VisionEncoder(nnx.Module):
         self.config, self.dtype, self.remat = config, dtype, remat
         patches = (config.image_size // config.patch_size) ** 2
         self.patch = linear(3 * config.patch_size**2, config.width, rngs, dtype, bias=True)
-        self.class_token = nnx.Param(SMALL_INIT(rngs.params(), (1, 1, config.width)))
-        self.position = nnx.Param(SMALL_INIT(rngs.params(), (1, 1 + patches, config.width)))
+        self.class_token = nnx.Param(TABLE_INIT(rngs.params(), (1, 1, config.width)))
+        self.position = nnx.Param(TABLE_INIT(rngs.params(), (1, 1 + patches, config.width)))
         self.layers = stack(lambda rngs: VisionLayer(config, rngs, dtype), config.layers, rngs)
 
     def embed(self, tiles: jax.Array) -> jax.Array:

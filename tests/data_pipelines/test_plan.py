@@ -80,6 +80,16 @@ def test_packing_loses_and_doubles_nothing_and_keeps_both_budgets(most_tokens, m
         assert row.min() // 1024 == row.max() // 1024
 
 
+def test_samples_known_to_be_bad_are_spread_over_the_rows():
+    tokens, tiles = mix(1000)
+    tokens[::50] = tiles[::50] = 0
+    rows, _ = pack(tokens, tiles, 8192, 26, 1000, seed=0)
+    assert sorted(np.concatenate(rows)) == list(range(1000))
+    assert max(np.count_nonzero(tokens[row] == 0) for row in rows) == 1
+    rows, over = pack(np.zeros(5, int), np.zeros(5, int), 8192, 26, 1000, seed=0)
+    assert [row.tolist() for row in rows] == [[0, 1, 2, 3, 4]] and len(over) == 0
+
+
 def test_packing_is_deterministic_and_its_row_order_follows_the_seed():
     tokens, tiles = mix(3000)
     one, two, other = (pack(tokens, tiles, 8192, 26, 1024, seed)[0] for seed in (0, 0, 1))
@@ -92,12 +102,11 @@ def test_no_length_comes_systematically_early():
     """Without the shuffle, rows of large samples come first within each window."""
     tokens, tiles = mix(20_480)
     rows, _ = pack(tokens, tiles, 8192, 26, 1024, seed=0)
-    place, start = np.empty(len(tokens)), 0
+    place = np.empty(len(tokens))
     for window in range(20):
         mine = [row for row in rows if row[0] // 1024 == window]
         for i, row in enumerate(mine):
             place[row] = i / len(mine)
-        start += len(mine)
     assert abs(np.corrcoef(tokens, place)[0, 1]) < 0.02
 
 

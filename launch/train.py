@@ -1,0 +1,73 @@
+"""Train, or go on training.
+
+    python -m launch.train --config=configs/nvlm.py:arch=d,size=tiny,stage=sft --workdir=runs/d-sft
+
+Any value can be changed: --config.train.steps=2000. The same command goes on after a stop or a kill, and does nothing
+once the run is finished. Ctrl-C or SIGTERM finishes the step, saves, and exits with 130 or 143.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from data_pipelines.loader import batches, make_plan
+from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+from nvlm_jax.training.checkpoints import CheckpointError
+from nvlm_jax.training.loop import NonFiniteLoss, train
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "configs/nvlm.py:arch=d,size=tiny,stage=sft", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
+    show_logs()
+    use_compilation_cache(Path(WORKDIR.value).absolute().parent / ".jax_cache")
+    try:
+        config = from_mapping(RunConfig, CONFIG.value.to_dict())
+        plan = make_plan(config)
+        data = partial(
+            batches, config, plan, process_index=jax.process_index(), process_count=jax.process_count()
+        )
+        outcome = train(config, WORKDIR.value, data, plan.groups)
+    except (ConfigError, CheckpointError, NonFiniteLoss) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    if outcome.finished:
+        print(f"{WORKDIR.value}: finished, {outcome.step} steps")
+    else:
+        print(f"stopped and saved after step {outcome.step}; to go on:\n  {command()}")
+        sys.exit(128 + outcome.signal)
+
+
+def show_logs() -> None:
+    """This project's messages on stderr; of the libraries', warnings only."""
+    logging.basicConfig(format="%(levelname).1s %(name)s: %(message)s", level=logging.WARNING, force=True)
+    for package in ("nvlm_jax", "data_pipelines"):
+        logging.getLogger(package).setLevel(logging.INFO)
+
+
+def use_compilation_cache(directory: Path) -> None:
+    """Keep compiled programs, so that a second start is quick. JAX_COMPILATION_CACHE_DIR chooses another place."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def command() -> str:
+    """The command line of this process, to be pasted into a shell."""
+    return shlex.join(["python", "-m", "launch.train", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

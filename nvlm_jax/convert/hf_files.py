@@ -1,0 +1,174 @@
+"""The small files of an exported checkpoint: config.json, generation_config.json, tokenizer files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, VisionConfig, to_mapping
+from nvlm_jax.convert.hf_config import CONFIG, OWN_KEY, TOKENIZER
+from nvlm_jax.convert.shards import CheckpointError, read_json
+from nvlm_jax.inputs.tokenizer import Tokenizer
+
+GENERATION_CONFIG, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
+TOKENIZER_FILES = (TOKENIZER, "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+                   "chat_template.jinja", "tokenizer.model")  # fmt: skip
+MAX_POSITIONS = 32768
+# ChatML as `inputs/chat.py` renders it. The default system message stands where the conversation has none.
+CHAT_TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' and default_system %}"
+    "{{ '<|im_start|>system\\n' + default_system + 'END\\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + 'END\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def model_config_json(model: ModelConfig, inputs: InputConfig, dtype: str, end_id: int | None) -> dict[str, Any]:
+    """`config.json` of a whole model with the keys of nvidia/NVLM-D-72B; what has no key there stands under `nvlm_jax`.
+
+    `llm_config.model_type` is the true one, not the released "llama".
+    """
+    own: dict[str, Any] = {"inputs": to_mapping(inputs) | {"tokenizer": ""}}
+    if model.cross_attention is not None:
+        own["cross_attention"] = to_mapping(model.cross_attention)
+    return {
+        "architectures": [f"NVLM_{model.arch.upper()}"],
+        "model_type": f"NVLM_{model.arch.upper()}",
+        "torch_dtype": dtype,
+        "force_image_size": model.vision.image_size,
+        "patch_size": model.vision.patch_size,
+        "downsample_ratio": 1 / model.pixel_shuffle,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "dynamic_image_size": inputs.max_tiles > 1,
+        "min_dynamic_patch": 1,
+        "max_dynamic_patch": inputs.max_tiles,
+        "use_thumbnail": inputs.thumbnail,
+        "image_tag_type": "nvlm" if inputs.tile_tags == "1d" else inputs.tile_tags,
+        "template": inputs.template,
+        "vision_config": vision_config_json(model.vision, dtype),
+        "llm_config": llm_config_json(model.decoder, dtype, end_id),
+        OWN_KEY: own,
+    }
+
+
+def vision_config_json(vision: VisionConfig, dtype: str) -> dict[str, Any]:
+    """`config.json` of InternViT alone; also the section of a whole model."""
+    return {
+        "architectures": ["InternVisionModel"],
+        "model_type": "intern_vit_6b",
+        "torch_dtype": dtype,
+        "hidden_size": vision.width,
+        "num_hidden_layers": vision.layers,
+        "num_attention_heads": vision.heads,
+        "intermediate_size": vision.ff,
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+        "num_channels": 3,
+        "layer_norm_eps": vision.norm_eps,
+        "norm_type": "rms_norm",
+        "hidden_act": "gelu",
+        "qk_normalization": vision.qk_norm,
+        "qkv_bias": vision.qkv_bias,
+        "initializer_factor": vision.layer_scale_init,
+        "initializer_range": 0.02,
+        "attention_dropout": 0.0,
+        "dropout": 0.0,
+        "drop_path_rate": 0.0,
+    }
+
+
+def llm_config_json(decoder: DecoderConfig, dtype: str, end_id: int | None) -> dict[str, Any]:
+    """`config.json` of Qwen2 or Llama alone; also the section of a whole model."""
+    qwen = decoder.qkv_bias
+    return {
+        "architectures": ["Qwen2ForCausalLM" if qwen else "LlamaForCausalLM"],
+        "model_type": "qwen2" if qwen else "llama",
+        "torch_dtype": dtype,
+        "hidden_size": decoder.width,
+        "num_hidden_layers": decoder.layers,
+        "num_attention_heads": decoder.heads,
+        "num_key_value_heads": decoder.kv_heads,
+        "head_dim": decoder.head_dim,
+        "intermediate_size": decoder.ff,
+        "vocab_size": decoder.vocab_size,
+        "max_position_embeddings": MAX_POSITIONS,
+        "rope_theta": decoder.rope_theta,
+        "rms_norm_eps": decoder.norm_eps,
+        "hidden_act": "silu",
+        "attention_bias": qwen,
+        "mlp_bias": False,
+        "tie_word_embeddings": decoder.tied_embeddings,
+        "initializer_range": 0.02,
+        "bos_token_id": None,
+        "eos_token_id": end_id,
+        "use_cache": True,
+    }
+
+
+def write_small_files(
+    directory: Path, config: dict[str, Any], model: ModelConfig, inputs: InputConfig, end_id: int | None
+) -> None:
+    """Write config.json and generation_config.json, and the tokenizer's files where there is one.
+
+    Raises:
+        CheckpointError: the tokenizer does not fit the embedding.
+    """
+    write_json(directory / CONFIG, config)
+    generation = {"do_sample": False, "eos_token_id": end_id, "pad_token_id": end_id}
+    write_json(directory / GENERATION_CONFIG, {k: v for k, v in generation.items() if v is not None})
+    if inputs.tokenizer:
+        copy_tokenizer(directory, inputs, model)
+
+
+def end_token_id(inputs: InputConfig, model: ModelConfig) -> int | None:
+    """The id that ends an answer; None without a tokenizer.
+
+    Raises:
+        CheckpointError: the tokenizer cannot be read, lacks the end or image token, or has more entries than the
+            embedding has rows.
+    """
+    if not inputs.tokenizer:
+        return None
+    try:
+        tokenizer = Tokenizer(inputs.tokenizer)
+        end = tokenizer.special(inputs.end_token)
+        highest = max(tokenizer.vocab_size - 1, end, tokenizer.special(inputs.image_token))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(str(error)) from error
+    if highest >= model.decoder.vocab_size:
+        raise CheckpointError(
+            f"{inputs.tokenizer}: the tokenizer has ids up to {highest}, but the embedding "
+            f"{model.decoder.vocab_size} rows; take the decoder's own tokenizer"
+        )
+    return end
+
+
+def copy_tokenizer(directory: Path, inputs: InputConfig, model: ModelConfig) -> None:
+    """The tokenizer's files as they are; `tokenizer_config.json` is made where there is none."""
+    source = Path(inputs.tokenizer)
+    files = [source / name for name in TOKENIZER_FILES] if source.is_dir() else [source]
+    for file in filter(Path.is_file, files):
+        shutil.copyfile(file, directory / (file.name if source.is_dir() else TOKENIZER))
+    existing = source / TOKENIZER_CONFIG
+    config = read_json(existing) if source.is_dir() and existing.is_file() else {}
+    config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    config.setdefault("eos_token", inputs.end_token)
+    config.setdefault("model_max_length", MAX_POSITIONS)
+    has_template = "chat_template" in config or (directory / "chat_template.jinja").exists()
+    if inputs.template == "chatml" and not has_template:
+        config["chat_template"] = chat_template(inputs)
+    write_json(directory / TOKENIZER_CONFIG, config)
+
+
+def chat_template(inputs: InputConfig) -> str:
+    """The Jinja template that renders a conversation as `inputs/chat.py` does, for `transformers`."""
+    system = f"{{% set default_system = {json.dumps(inputs.system, ensure_ascii=False)} %}}"
+    return system + CHAT_TEMPLATE.replace("END", inputs.end_token)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Indented, with a line break at the end."""
+    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

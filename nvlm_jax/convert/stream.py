@@ -1,0 +1,140 @@
+"""Orbax checkpoints written and read a block at a time: the standard format, without a whole array in memory.
+
+Orbax saves arrays that exist. A stacked array of the 72B model is 39 GB, so Orbax is given a handler for arrays that do
+not: it opens each array's TensorStore as Orbax would, and writes the blocks as they come from the source. What lies on
+disk is an ordinary checkpoint that any Orbax restores, into any sharding.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+from etils import epath
+from orbax.checkpoint import type_handlers
+
+from nvlm_jax.convert.names import Path as ParameterPath
+from nvlm_jax.convert.shards import CheckpointError
+
+# Blocks read ahead of the one that is being written.
+IN_FLIGHT = 2
+
+
+class BlockArray(abc.ABC):
+    """An array that is made block by block."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    chunk: tuple[int, ...]  # shape of a piece on disk; blocks are whole pieces
+
+    @abc.abstractmethod
+    def blocks(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """(index, values) until the array is complete."""
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class DiskArray:
+    """An array of a checkpoint on disk; indexing reads that part of it."""
+
+    def __init__(self, directory: Path, name: str, shape: tuple[int, ...], dtype: np.dtype, zarr3: bool, ocdbt: bool):
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self._info = type_handlers.ParamInfo(
+            name=name,
+            parent_dir=epath.Path(directory),
+            is_ocdbt_checkpoint=ocdbt,
+            use_zarr3=zarr3,
+            ts_context=type_handlers.get_ts_context(use_ocdbt=ocdbt),
+        )
+
+    @functools.cached_property
+    def store(self) -> ts.TensorStore:
+        spec = type_handlers.get_json_tspec_read(self._info, self._info.is_ocdbt_checkpoint)
+        return ts.open(ts.Spec(spec), open=True, context=self._info.ts_context).result()
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """The shape of a piece on disk."""
+        return tuple(self.store.chunk_layout.read_chunk.shape or self.shape)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return self.store[index].read().result()
+
+
+class _BlockHandler(type_handlers.NumpyHandler):
+    """Writes a `BlockArray` where Orbax would write an array."""
+
+    def typestr(self) -> str:
+        return "np.ndarray"  # which it is when it is read
+
+    async def serialize(
+        self,
+        values: Sequence[BlockArray],
+        infos: Sequence[type_handlers.ParamInfo],
+        args: Sequence[type_handlers.SaveArgs] | None = None,
+    ) -> list[ocp.future.Future]:
+        args = args or [type_handlers.SaveArgs()] * len(values)
+        writing = self._write(values, infos, args)
+        return [ocp.future.CommitFutureAwaitingContractedSignals(writing, name="blocks")]
+
+    async def _write(self, values: Sequence[BlockArray], infos: Any, args: Any) -> None:
+        for value, info, arg in zip(values, infos, args, strict=True):
+            await info.await_path_creation()
+            spec = type_handlers.get_json_tspec_write(
+                info, info.is_ocdbt_checkpoint, value.shape, value.chunk, value.dtype, process_index=0, arg=arg
+            )
+            store = await ts.open(ts.Spec(spec), create=True, open=True, context=info.ts_context)
+            pending: list[Any] = []
+            for index, block in value.blocks():
+                while len(pending) >= IN_FLIGHT:
+                    await pending.pop(0)
+                pending.append(asyncio.ensure_future(_written(store[index], block)))
+                await asyncio.sleep(0)  # let the write begin before the next block is read
+            await asyncio.gather(*pending)
+
+
+async def _written(store: ts.TensorStore, block: np.ndarray) -> None:
+    await store.write(block, can_reference_source_data_indefinitely=True)
+
+
+def save_blocks(directory: str | Path, tree: Mapping[str, Any]) -> None:
+    """Save nested dicts whose leaves are `BlockArray`s as an Orbax checkpoint at `directory`.
+
+    Not compressed: weights hardly compress, and a conversion should take as long as a copy.
+    """
+    registry = type_handlers.create_type_handler_registry((BlockArray, _BlockHandler()))
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(Path(directory).absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+def open_arrays(directory: str | Path) -> dict[ParameterPath, DiskArray]:
+    """Every array of an Orbax checkpoint by its path; no data is read.
+
+    Raises:
+        CheckpointError: there is no readable checkpoint.
+    """
+    directory = Path(directory).absolute()
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        try:
+            metadata = checkpointer.metadata(directory)
+            tree = metadata.item_metadata
+        except Exception as error:
+            raise CheckpointError(f"{directory}: no readable Orbax checkpoint: {error}") from error
+    ocdbt = type_handlers.is_ocdbt_checkpoint(epath.Path(directory))
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree.tree)[0]:
+        names = tuple(str(getattr(key, "key", key)) for key in path)
+        found[names] = DiskArray(directory, leaf.name, leaf.shape, leaf.dtype, tree.use_zarr3, ocdbt)
+    return found

@@ -1,0 +1,185 @@
+"""Our parameters -> a Hugging Face directory, block by block: no whole tensor of a large model is ever in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from nvlm_jax.config import InputConfig, ModelConfig
+from nvlm_jax.convert import hf_files, names
+from nvlm_jax.convert.names import Tensor
+from nvlm_jax.convert.read import block_rows, our_rows
+from nvlm_jax.convert.shards import (
+    DTYPE_NAMES,
+    INDEX,
+    MAX_SHARD_BYTES,
+    SINGLE,
+    CheckpointError,
+    Declared,
+    index_json,
+    open_shards,
+    plan_shards,
+    write_shard,
+)
+
+
+class ArrayLike(Protocol):
+    """What an export reads from: a NumPy or JAX array, or one on disk."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __getitem__(self, index: Any) -> Any: ...
+
+
+def write_hf(
+    directory: str | Path,
+    model: ModelConfig,
+    inputs: InputConfig,
+    parameters: Mapping[names.Path, ArrayLike],
+    *,
+    parts: Sequence[str] | None = None,
+    dtype: str | None = None,
+    dummy_heads: int = 0,
+    like: str | Path | None = None,
+    shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a checkpoint in Hugging Face layout. The directory appears when it is complete, or not at all.
+
+    Args:
+        directory: must not exist, or be empty.
+        model: what the parameters are of.
+        inputs: stored in config.json; `inputs.tokenizer`'s files are copied.
+        parameters: path -> array, as `read_part` returns; other paths than those of `parts` are left alone.
+        parts: None = a whole model. ("vision",) or ("llm",) alone writes a single backbone, with the names and the
+            config.json of InternViT, Qwen2 or Llama; several make an NVLM directory that lacks the others.
+        dtype: "float32", "bfloat16" or "float16"; None = as the parameters are.
+        dummy_heads: heads of zeros added to each vision attention layer; the released model has 7.
+        like: a directory whose shards are cut in the same places, as the source of an imported model.
+        shard_bytes: size of a shard at most, where `like` is not given.
+
+    Raises:
+        CheckpointError: the directory is not empty, a parameter is missing or misshaped, the tokenizer does not fit.
+    """
+    parts = names.parts_of(model) if parts is None else list(parts)
+    single = parts[0] if len(parts) == 1 and parts[0] in ("vision", "llm") else None
+    tensors = [t for part in parts for t in names.tensors(model, part, "" if single else None)]
+    _check_parameters(tensors, parameters)
+    dummy = dummy_heads * model.vision.head_dim
+    declared = {
+        name: Declared(_target_dtype(parameters[tensor.ours], dtype), tensor.their_shape(dummy))
+        for tensor in tensors
+        for name in tensor.names
+    }
+    shards = _name_shards(_cut(declared, like, shard_bytes))
+    end_id = hf_files.end_token_id(inputs, model)
+    text_dtype = np.dtype(declared[tensors[-1].names[-1]].dtype).name
+    config = {
+        None: lambda: hf_files.model_config_json(model, inputs, text_dtype, end_id),
+        "vision": lambda: hf_files.vision_config_json(model.vision, text_dtype),
+        "llm": lambda: hf_files.llm_config_json(model.decoder, text_dtype, end_id),
+    }[single]()
+    where = {name: (tensor, i) for tensor in tensors for i, name in enumerate(tensor.names)}
+    with complete_or_absent(directory) as partial:
+        for file, members in shards.items():
+            blocks = (
+                (name, block)
+                for name in members
+                for block in _blocks(*where[name], parameters[where[name][0].ours], declared[name].dtype, dummy)
+            )
+            write_shard(partial / file, members, blocks)
+        if len(shards) > 1:
+            (partial / INDEX).write_text(index_json(shards), encoding="utf-8")
+        hf_files.write_small_files(partial, config, model, inputs, end_id)
+
+
+@contextlib.contextmanager
+def complete_or_absent(directory: str | Path) -> Iterator[Path]:
+    """A directory beside `directory` to write into; it takes that name when the block ends without an error.
+
+    What an error leaves is removed; what a killed process leaves is named `*.partial-*`, never `directory`.
+
+    Raises:
+        CheckpointError: `directory` is there already and not empty.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise CheckpointError(f"{directory}: exists and is not empty; choose another directory or remove it")
+    partial = directory.parent / f"{directory.name}.partial-{uuid.uuid4().hex[:8]}"
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if directory.exists():
+            directory.rmdir()
+        os.replace(partial, directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _check_parameters(tensors: list[Tensor], parameters: Mapping[names.Path, ArrayLike]) -> None:
+    faults = []
+    for tensor in tensors:
+        text = "/".join(tensor.ours)
+        if tensor.ours not in parameters:
+            faults.append(f"{text} is missing, expected {tensor.stacked_shape}")
+        elif tuple(parameters[tensor.ours].shape) != tensor.stacked_shape:
+            faults.append(f"{text} has shape {tuple(parameters[tensor.ours].shape)}, expected {tensor.stacked_shape}")
+    if faults:
+        raise CheckpointError("the parameters do not fit the model:\n  " + "\n  ".join(faults))
+
+
+def _target_dtype(array: ArrayLike, dtype: str | None) -> np.dtype:
+    wanted = np.dtype(array.dtype) if dtype is None else np.dtype(_dtype(dtype))
+    if wanted not in DTYPE_NAMES:
+        raise CheckpointError(f"dtype {wanted} cannot be written; known are {', '.join(map(str, DTYPE_NAMES))}")
+    return wanted
+
+
+def _dtype(name: str) -> np.dtype:
+    known = {dtype.name: dtype for dtype in DTYPE_NAMES}
+    if name not in known:
+        raise CheckpointError(f"dtype {name!r} cannot be written; known are {', '.join(known)}")
+    return known[name]
+
+
+def _cut(declared: Mapping[str, Declared], like: str | Path | None, shard_bytes: int) -> list[dict[str, Declared]]:
+    if like is None:
+        plan = plan_shards({name: item.nbytes for name, item in declared.items()}, shard_bytes)
+        return [{name: declared[name] for name in shard} for shard in plan]
+    source = open_shards(like)
+    if source.keys() != declared.keys():
+        differing = sorted(source.keys() ^ declared.keys())
+        raise CheckpointError(f"{like}: cannot be the pattern; only one of the two has {', '.join(differing[:5])}")
+    files: dict[str, dict[str, Declared]] = {}
+    for name in sorted(source, key=lambda name: (source[name].file.name, source[name].offset)):
+        files.setdefault(source[name].file.name, {})[name] = declared[name]
+    return list(files.values())
+
+
+def _name_shards(shards: list[dict[str, Declared]]) -> dict[str, dict[str, Declared]]:
+    if len(shards) == 1:
+        return {SINGLE: shards[0]}
+    count = len(shards)
+    return {f"model-{i + 1:05d}-of-{count:05d}.safetensors": shard for i, shard in enumerate(shards)}
+
+
+def _blocks(tensor: Tensor, layer: int, array: ArrayLike, dtype: np.dtype, dummy: int) -> Iterator[np.ndarray]:
+    """One of their tensors, consecutive rows at a time."""
+    first = () if tensor.layers is None else (layer,)
+    step = block_rows(tensor, np.dtype(array.dtype))
+    if step is None:
+        ours = np.asarray(array[(*first, ...)])
+        yield tensor.to_theirs(ours, dummy).astype(dtype, copy=False)
+        return
+    rows = tensor.their_shape()[0]
+    for start in range(0, rows, step):
+        index = (*first, *our_rows(tensor, slice(start, min(start + step, rows))))
+        yield tensor.to_theirs(np.asarray(array[index])).astype(dtype, copy=False)

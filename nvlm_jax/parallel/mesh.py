@@ -1,0 +1,75 @@
+"""The mesh of a run: every device of every host, along four named axes.
+
+    data      rows of the batch; parameters are whole on each
+    fsdp      rows of the batch; parameters are split
+    tensor    heads, feed-forward width and vocabulary
+    context   places of a row
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from nvlm_jax.config import ConfigError, MeshConfig
+
+AXES = ("data", "fsdp", "tensor", "context")
+ROWS = ("data", "fsdp")  # axes over which the rows of a batch are split
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over `devices` (default: all of all hosts), the axis set to -1 taking what the others leave.
+
+    Raises:
+        ConfigError: the axes do not multiply to the number of devices; the message says what would fit.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = fill_axes(config, len(devices))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def fill_axes(config: MeshConfig, count: int) -> tuple[int, ...]:
+    """Sizes of the axes, in the order of AXES, for `count` devices. Raises ConfigError as `make_mesh` does."""
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    if wrong := {axis: size for axis, size in sizes.items() if size != -1 and size < 1}:
+        raise ConfigError(f"mesh: {_text(wrong)}; a size is 1 or more, or -1 for what is left")
+    open_axes = [axis for axis, size in sizes.items() if size == -1]
+    if len(open_axes) > 1:
+        raise ConfigError(f"mesh: {' and '.join(open_axes)} are both -1; at most one axis can take what is left")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if open_axes and count % known == 0:
+        sizes[open_axes[0]] = count // known
+    elif math.prod(sizes.values()) != count:
+        raise ConfigError(f"mesh: {_text(sizes)} does not fit {count} devices; {_advice(sizes, count)}")
+    return tuple(sizes.values())
+
+
+def check_rows(rows: int, accumulation: int, mesh: Mesh) -> None:
+    """Raise ConfigError unless the rows of each accumulation step spread evenly over the mesh."""
+    parts = math.prod(mesh.shape[axis] for axis in ROWS)
+    if rows % (parts * accumulation):
+        up = math.ceil(rows / (parts * accumulation)) * parts * accumulation
+        raise ConfigError(
+            f"train.batch_rows: {rows} rows in {accumulation} accumulation steps do not spread over data * fsdp = "
+            f"{parts} devices; {up} rows would, or a mesh with more of its devices along tensor"
+        )
+
+
+def _text(sizes: dict[str, int]) -> str:
+    return " * ".join(f"{axis} {size}" for axis, size in sizes.items())
+
+
+def _advice(sizes: dict[str, int], count: int) -> str:
+    """What to change: one axis at a time, the others as they are."""
+    fits = []
+    for axis in AXES:
+        others = math.prod(size for name, size in sizes.items() if name != axis and size != -1)
+        if sizes[axis] != -1 and -1 not in sizes.values() and count % others == 0:
+            fits.append(f"{axis}={count // others}")
+    if fits:
+        return f"{' or '.join(fits)} would fit"
+    divisors = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+    return f"every axis has to divide {count} ({divisors}), and all of them together multiply to it"

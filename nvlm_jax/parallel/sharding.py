@@ -1,0 +1,125 @@
+"""How every parameter is split over the mesh: one table from parameter to logical axes, one from those to mesh axes.
+
+The vision encoder's weights are split by `fsdp` only: its 25 heads divide by nothing (paper's InternViT-6B).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nvlm_jax.config import ConfigError
+from nvlm_jax.inputs.batch import Batch
+from nvlm_jax.parallel.mesh import ROWS
+
+MESH_AXIS = {
+    "vision": "fsdp",  # width of the vision encoder
+    "features": "fsdp",  # what the projector reads
+    "embed": "fsdp",  # width of the decoder
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv": "tensor",
+    "mlp": "tensor",
+    None: None,
+}
+
+# Path of a parameter (its end, for a part's name may be left out) -> logical axis of each dimension. The first that
+# matches counts. Stacked layers have one more dimension in front, never split.
+PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"vision/(class_token|position)", (None, None, "vision")),
+    (r"vision/patch/kernel", (None, "vision")),
+    (r"vision/layers/(attention/qkv|up)/kernel", ("vision", None)),
+    (r"vision/layers/(attention/out|down)/kernel", (None, "vision")),
+    (r"projector/first/kernel", ("features", "mlp")),
+    (r"projector/second/kernel", ("mlp", "embed")),
+    (r"decoder/embedding", ("vocab", "embed")),
+    (r"decoder/head/kernel", ("embed", "vocab")),
+    (r"cross_attention/tags", (None, "embed")),
+    (r"(decoder/layers/attention|cross_attention/layers)/q/kernel", ("embed", "heads")),
+    (r"(decoder/layers/attention|cross_attention/layers)/[kv]/kernel", ("embed", "kv")),
+    (r"(decoder/layers/attention|cross_attention/layers)/out/kernel", ("heads", "embed")),
+    (r"decoder/layers/attention/q/bias", ("heads",)),
+    (r"decoder/layers/attention/[kv]/bias", ("kv",)),
+    (r"(decoder|cross_attention)/layers/mlp/(gate|up)/kernel", ("embed", "mlp")),
+    (r"(decoder|cross_attention)/layers/mlp/down/kernel", ("mlp", "embed")),
+    (r"cross_attention/layers/(attention|mlp)_gate", ()),
+    (r"head", ("features", "vocab")),  # of the dense reader that pretrains the encoder
+    (r".*/?(scale|scale1|scale2|bias)", (None,)),
+)
+
+
+def path_text(path: tuple[Any, ...]) -> str:
+    """A key path of a tree of parameters or of an optimizer state as "decoder/layers/q/kernel"."""
+    names = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
+    return "/".join(names[:-1] if names and names[-1] == "value" else names)
+
+
+def logical_axes(path: str) -> tuple[str | None, ...]:
+    """Logical axis of each dimension of the parameter at `path`, or of an optimizer moment of it.
+
+    Raises:
+        ConfigError: no line of the table matches.
+    """
+    for pattern, axes in PARAMETERS:
+        if re.search(f"(^|/){pattern}$", path):
+            return (None, *axes) if "/layers/" in f"/{path}" else axes
+    raise ConfigError(f"parameter {path}: no line of PARAMETERS in nvlm_jax/parallel/sharding.py says how to split it")
+
+
+def parameter_sharding(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Where the array of this path and shape lies. Scalars, such as the optimizer's count, are whole everywhere.
+
+    Raises:
+        ConfigError: a dimension does not divide by its mesh axis, or the table has another number of dimensions.
+    """
+    if not shape:
+        return NamedSharding(mesh, PartitionSpec())
+    axes = logical_axes(path)
+    if len(axes) != len(shape):
+        raise ConfigError(f"parameter {path}: shape {shape} has not the dimensions {axes} that the table gives it")
+    names = [MESH_AXIS[axis] for axis in axes]
+    for dimension, (size, logical, name) in enumerate(zip(shape, axes, names, strict=True)):
+        if name and size % mesh.shape[name]:
+            raise ConfigError(
+                f"parameter {path}: dimension {dimension} ({logical}) of size {size} does not divide by "
+                f"mesh.{name} = {mesh.shape[name]}"
+            )
+    return NamedSharding(mesh, PartitionSpec(*(name if name and mesh.shape[name] > 1 else None for name in names)))
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+    """The sharding of every array of `state`: parameters, trained or frozen, optimizer moments, counters.
+
+    Args:
+        state: any tree whose leaves have shapes and whose paths end in the parameters' own, such as a `TrainState`.
+        mesh: from `make_mesh`.
+
+    Raises:
+        ConfigError: as `parameter_sharding`.
+    """
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        return parameter_sharding(path_text(path), tuple(leaf.shape), mesh)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def batch_shardings(mesh: Mesh) -> Batch:
+    """Rows over data and fsdp, places of a row over context; tiles go with their row."""
+    rows = NamedSharding(mesh, PartitionSpec(ROWS))
+    places = NamedSharding(mesh, PartitionSpec(ROWS, "context"))
+    by_tile = {"tiles", "tile_segment_ids", "tile_index", "tile_start"}
+    return Batch(*(rows if field in by_tile else places for field in Batch._fields))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def global_batch(batch: Batch, shardings: Batch) -> Batch:
+    """This process's rows [B / processes, ...] as arrays of the whole batch, on the devices."""
+    return Batch(*(jax.make_array_from_process_local_data(s, x) for s, x in zip(shardings, batch, strict=True)))

@@ -1,0 +1,326 @@
+"""Checkpoints through Orbax: what is saved, how a run goes on from it, how a model is restored for evaluation.
+
+A step holds three items: `params` (trained, float32), `opt_state`, and `meta` (JSON: step, which is also the position
+in the data; resolved config with the input format; versions; checksums). Parameters that are not trained are saved
+once, beside the steps. Arrays are stored whole, whatever the mesh, so any mesh can restore them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+from nvlm_jax.models.build import Model, build_model
+from nvlm_jax.parallel.sharding import path_text, state_shardings
+from nvlm_jax.training.step import SplitModel, TrainState, init_state, split_model
+from nvlm_jax.training.workdir import run_record
+
+CHECKPOINTS, FROZEN, BROKEN = "checkpoints", "frozen", "broken"
+# Errors that say nothing about the files.
+NOT_CORRUPTION = (ConfigError, MemoryError, jax.errors.JaxRuntimeError)
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is not there, cannot be read, or is not of this run. The message names the path."""
+
+
+class Restored(NamedTuple):
+    """A run as it was after some step."""
+
+    state: TrainState
+    frozen: nnx.State
+    broken: tuple[int, ...]  # newer steps that could not be read and were moved aside
+
+
+class Checkpoints:
+    """The checkpoints of one run: saved in the background, the last `keep` kept."""
+
+    def __init__(self, workdir: Path, keep: int):
+        self.workdir = workdir
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self.manager = ocp.CheckpointManager(workdir / CHECKPOINTS, options=options)
+        self.frozen_sums: dict[str, int] = {}
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a finished checkpoint, oldest first."""
+        return sorted(self.manager.all_steps())
+
+    def save_frozen(self, frozen: nnx.State) -> None:
+        """Save the parameters that are not trained; waits until they are on disk."""
+        self.frozen_sums = checksums(frozen)
+        if self.frozen_sums:
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(self.workdir / FROZEN, to_plain(frozen), force=True)
+
+    def save(self, step: int, state: TrainState, config: RunConfig) -> None:
+        """Save a step, if it is not there. Returns when `state` has been copied and may be donated."""
+        if step in self.manager.all_steps():
+            return
+        sums = {"params": checksums(state.params), "opt_state": checksums(state.opt_state), "frozen": self.frozen_sums}
+        items = {
+            "params": ocp.args.StandardSave(to_plain(state.params)),
+            "opt_state": ocp.args.StandardSave(to_plain(state.opt_state)),
+            "meta": ocp.args.JsonSave({"step": step, "checksums": sums} | run_record(config)),
+        }
+        self.manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def restore(self, config: RunConfig, mesh: Mesh) -> Restored:
+        """The newest step that can be read, straight onto `mesh`; newer ones that cannot are moved to broken/.
+
+        Raises:
+            CheckpointError: no step can be read, or the frozen parameters cannot.
+        """
+        split, state = abstract_state(config)
+        failed: dict[int, Exception] = {}
+        for step in reversed(self.steps):
+            try:
+                restored, meta = self._restore_step(step, with_shardings(state, state_shardings(state, mesh)))
+            except NOT_CORRUPTION:
+                raise
+            except Exception as error:
+                failed[step] = error
+                log.error("checkpoint %s cannot be read: %s", self.workdir / CHECKPOINTS / str(step), _short(error))
+                continue
+            self._move_aside(failed, step)
+            self.frozen_sums = meta["checksums"]["frozen"]
+            target = with_shardings(split.frozen, state_shardings(split.frozen, mesh))
+            return Restored(restored, restore_frozen(self.workdir, target, self.frozen_sums), tuple(sorted(failed)))
+        reasons = "".join(f"\n  step {step}: {_short(error)}" for step, error in failed.items())
+        raise CheckpointError(
+            f"{self.workdir / CHECKPOINTS}: none of the checkpoints can be read:{reasons}\n"
+            "Restore them from a copy, or start over in another --workdir."
+        )
+
+    def wait(self) -> None:
+        """Return when what is being saved is on disk."""
+        self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then free the threads."""
+        self.manager.close()
+
+    def _restore_step(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        items = {
+            "params": ocp.args.StandardRestore(to_plain(target.params)),
+            "opt_state": ocp.args.StandardRestore(to_plain(target.opt_state)),
+            "meta": ocp.args.JsonRestore(),
+        }
+        found = self.manager.restore(step, args=ocp.args.Composite(**items))
+        params, opt_state = from_plain(target.params, found.params), from_plain(target.opt_state, found.opt_state)
+        for name, tree in (("params", params), ("opt_state", opt_state)):
+            check_sums(tree, found.meta["checksums"][name], f"step {step}, {name}")
+        number = jax.device_put(jnp.asarray(found.meta["step"], jnp.int32), target.step.sharding)
+        return TrainState(number, params, opt_state), found.meta
+
+    def _move_aside(self, failed: Iterable[int], good: int) -> None:
+        for step in failed:
+            aside = self.workdir / BROKEN / str(step)
+            for n in range(1, 1000):
+                if not aside.exists():
+                    break
+                aside = self.workdir / BROKEN / f"{step}-{n}"
+            aside.parent.mkdir(exist_ok=True)
+            (self.workdir / CHECKPOINTS / str(step)).rename(aside)
+            log.error("going on from step %d; the broken checkpoint of step %d is now %s", good, step, aside)
+        if failed:
+            self.manager.reload()
+
+
+def restore_model(path: str | Path, step: int | None = None, mesh: Mesh | None = None) -> tuple[RunConfig, Model]:
+    """The run's config and the model with its trained and frozen parameters.
+
+    Args:
+        path: a workdir, or one step's directory in it.
+        step: which step; the newest if None.
+        mesh: where to put the parameters; None = the first device.
+
+    Raises:
+        CheckpointError: there is no such checkpoint (those that exist are listed), or it cannot be read.
+        ConfigError: its config is of another version of the code.
+    """
+    workdir, step = find_step(path, step)
+    where = workdir / CHECKPOINTS / str(step)
+    config, meta = read_meta(where)
+    split, _ = abstract_state(config)
+    with ocp.StandardCheckpointer() as checkpointer:
+        target = place(split.trainable, mesh)
+        try:
+            params = from_plain(target, checkpointer.restore(where / "params", to_plain(target)))
+            check_sums(params, meta["checksums"]["params"], f"step {step}, params")
+        except NOT_CORRUPTION:
+            raise
+        except Exception as error:
+            raise CheckpointError(f"{where}: cannot be read: {_short(error)}; {_others(workdir, step)}") from error
+    frozen = restore_frozen(workdir, place(split.frozen, mesh), meta["checksums"]["frozen"])
+    return config, nnx.merge(split.graphdef, params, frozen)
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether `path` is a workdir with checkpoints or the directory of one step, by its looks."""
+    path = Path(path)
+    return (path / CHECKPOINTS).is_dir() or (path.name.isdigit() and (path / "meta").is_dir())
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps with a finished checkpoint, oldest first. Orbax gives a step its name only when it is whole."""
+    folder = workdir / CHECKPOINTS
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+def find_step(path: str | Path, step: int | None = None) -> tuple[Path, int]:
+    """The workdir and the step that `path` (a workdir or a step's directory) and `step` name.
+
+    Raises:
+        CheckpointError: it does not exist; the message lists the steps that do.
+    """
+    path = Path(path).absolute()
+    if path.name.isdigit() and path.parent.name == CHECKPOINTS:
+        if step not in (None, int(path.name)):
+            raise CheckpointError(f"{path}: is the checkpoint of step {path.name}, but step {step} is asked for")
+        path, step = path.parent.parent, int(path.name)
+    steps = saved_steps(path)
+    if not steps:
+        raise CheckpointError(f"{path}: no checkpoints there; expected a workdir with {CHECKPOINTS}/<step>")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise CheckpointError(f"{path}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    return path, step
+
+
+def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """The config and all other JSON that a step was saved with.
+
+    Raises:
+        CheckpointError: absent or unreadable.
+        ConfigError: the config does not fit this version of the code.
+    """
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            meta = checkpointer.restore(step_path / "meta")
+        mapping = meta["config"]
+    except Exception as error:
+        raise CheckpointError(f"{step_path / 'meta'}: cannot be read: {_short(error)}") from error
+    try:
+        return from_mapping(RunConfig, mapping), meta
+    except ConfigError as error:
+        saved_by = f"saved by commit {meta.get('commit')}, which may know these keys"
+        raise ConfigError(f"{step_path}: {error}\n({saved_by})") from error
+
+
+def restore_frozen(workdir: Path, target: nnx.State, sums: dict[str, int]) -> nnx.State:
+    """The parameters that a run does not train; `target` has their shapes, dtypes and shardings."""
+    if not jax.tree.leaves(target):
+        return target
+    path = workdir / FROZEN
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            frozen = from_plain(target, checkpointer.restore(path, to_plain(target)))
+        check_sums(frozen, sums, FROZEN)
+    except NOT_CORRUPTION:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: the parameters that this run does not train cannot be read: {_short(error)}; "
+            "restore that folder from a copy, or start over in another --workdir"
+        ) from error
+    return frozen
+
+
+def abstract_state(config: RunConfig) -> tuple[SplitModel, TrainState]:
+    """The split model and the state of a run, with shapes in place of arrays."""
+    graphdefs = []
+
+    def make() -> tuple[nnx.State, nnx.State, TrainState]:
+        split = split_model(build_model(config.model), config.train.trainable, config.model.frozen_dtype)
+        graphdefs.append(split.graphdef)
+        return split.trainable, split.frozen, init_state(split, config)
+
+    trainable, frozen, state = jax.eval_shape(make)
+    return SplitModel(graphdefs[0], trainable, frozen), state
+
+
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """Abstract arrays that say where they lie."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def place(tree: Any, mesh: Mesh | None) -> Any:
+    """`with_shardings` for a mesh, or for the first device."""
+    if mesh is not None:
+        return with_shardings(tree, state_shardings(tree, mesh))
+    first = SingleDeviceSharding(jax.local_devices()[0])
+    return with_shardings(tree, jax.tree.map(lambda _: first, tree))
+
+
+def to_plain(tree: Any) -> dict[str, Any]:
+    """Any tree as nested dicts of its leaves: what lies on disk does not depend on the classes of this version."""
+    plain: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        *folders, name = path_text(path).split("/")
+        inner = plain
+        for folder in folders:
+            inner = inner.setdefault(folder, {})
+        inner[name] = leaf
+    return plain
+
+
+def from_plain(like: Any, plain: dict[str, Any]) -> Any:
+    """The inverse of `to_plain`, in the structure of `like`."""
+
+    def look_up(path: tuple[Any, ...], _: Any) -> Any:
+        inner = plain
+        for name in path_text(path).split("/"):
+            inner = inner[name]
+        return inner
+
+    return jax.tree_util.tree_map_with_path(look_up, like)
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """A number for each array that changes with any of its bits, computed where the array lies, on any mesh."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    sums = jax.device_get(_sums([leaf for _, leaf in leaves]))
+    return {path_text(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
+
+
+def check_sums(tree: Any, expected: dict[str, int], what: str) -> None:
+    """Raise CheckpointError unless `tree` has these checksums."""
+    found = checksums(tree)
+    if wrong := [name for name in {**expected, **found} if found.get(name) != expected.get(name)]:
+        raise CheckpointError(f"{what}: {len(wrong)} arrays differ from what was saved, the first is {wrong[0]}")
+
+
+@jax.jit
+def _sums(arrays: list[jax.Array]) -> list[jax.Array]:
+    def one(x: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
+        # An odd weight for each place, so that exchanged values show too. Whole numbers wrap and may be added in any
+        # order: the sum is the same on every mesh.
+        weight = jnp.ones((), jnp.uint32)
+        for axis in range(x.ndim):
+            weight = weight * 31 + 2 * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        return (bits * weight).sum(dtype=jnp.uint32)
+
+    return [one(x) for x in arrays]
+
+
+def _others(workdir: Path, step: int) -> str:
+    others = [str(s) for s in saved_steps(workdir) if s != step]
+    return f"other steps: {', '.join(others)}" if others else "there is no other step"
+
+
+def _short(error: Exception) -> str:
+    """The first line that says something: Orbax and TensorStore write pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

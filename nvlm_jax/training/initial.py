@@ -1,0 +1,143 @@
+"""The model before the first step: fresh parameters, then the parts that `config.init` names."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from nvlm_jax.config import ConfigError, ModelConfig, RunConfig, to_mapping
+from nvlm_jax.models.build import Model, abstract_model, build_model
+from nvlm_jax.parallel.sharding import path_text
+from nvlm_jax.training.checkpoints import is_checkpoint, place, restore_model
+from nvlm_jax.training.workdir import differences, flatten
+
+PARTS = {"vision": "vision", "llm": "decoder", "projector": "projector"}  # key of `init` -> part of the model
+# Settings of the inputs that a model has learned: another stage may not change them.
+FORMAT_KEYS = ("tile_tags", "thumbnail", "thumbnail_tag", "image_token", "end_token", "joined_image_prefix")
+# Settings of the model that are not in its parameters: how it is computed, or how fresh ones are drawn.
+FREE_MODEL_KEYS = ("dtype", "frozen_dtype", "remat", "loss_chunk", "vision.layer_scale_init",
+                   "cross_attention.gate_init")  # fmt: skip
+Path = tuple[str, ...]
+log = logging.getLogger(__name__)
+
+
+def initial_model(config: RunConfig, mesh: Mesh | None = None) -> Model:
+    """The model of step 0: float32 where it will be trained, `frozen_dtype` elsewhere.
+
+    Args:
+        config: of the run; `config.init` says which parts come from where, the rest is drawn from `config.seed`.
+        mesh: where to put the parameters, each straight onto its own devices; None = the first device.
+
+    Raises:
+        ConfigError: a checkpoint of another architecture, tag format or size, or a parameter that the source has too
+            many or too few of.
+    """
+    graphdef, abstract = nnx.split(abstract_model(config.model))
+    target = dict(nnx.to_flat_state(place(_trained_dtypes(abstract, config), mesh)))
+    loaded = _loaded(config, target, mesh)
+    fresh = _fresh(config, {path: leaf for path, leaf in target.items() if path not in loaded})
+    for path, leaf in target.items():
+        log.info("%s %s %s", "loaded" if path in loaded else "fresh ", "/".join(path), tuple(leaf.shape))
+    values = {**loaded, **fresh}
+    flat = [(path, leaf.replace(values[path])) for path, leaf in target.items()]
+    return nnx.merge(graphdef, nnx.from_flat_state(flat))
+
+
+def check_same_model(found: RunConfig, config: RunConfig, where: str, key: str) -> None:
+    """Raise ConfigError unless a checkpoint's architecture, sizes and input format are those of `config`.
+
+    Args:
+        found: config of the checkpoint.
+        config: of the run that wants it.
+        where: the checkpoint.
+        key: the config key that names it.
+    """
+    theirs, ours = _fixed_model(found.model), _fixed_model(config.model)
+    for inputs, mapping in ((found.inputs, theirs), (config.inputs, ours)):
+        mapping.update({f"inputs.{name}": getattr(inputs, name) for name in FORMAT_KEYS})
+    if lines := differences(theirs, ours):
+        raise ConfigError(
+            f"{key}: the checkpoint {where} does not fit this run:\n  "
+            + "\n  ".join(lines)
+            + f"\nSet these keys to the checkpoint's values, or name another checkpoint in {key}."
+        )
+
+
+def _fixed_model(model: ModelConfig) -> dict[str, Any]:
+    flat = flatten(to_mapping(model), "model")
+    return {key: value for key, value in flat.items() if key.removeprefix("model.") not in FREE_MODEL_KEYS}
+
+
+def _trained_dtypes(abstract: nnx.State, config: RunConfig) -> nnx.State:
+    def cast(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        trained = path_text(path).split("/")[0] in config.train.trainable
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if trained else config.model.frozen_dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, abstract)
+
+
+def _loaded(config: RunConfig, target: dict[Path, Any], mesh: Mesh | None) -> dict[Path, jax.Array]:
+    """What `config.init` names, by path."""
+    init = config.init
+    if init.checkpoint:
+        found, model = restore_model(init.checkpoint, mesh=mesh)
+        check_same_model(found, config, init.checkpoint, "init.checkpoint")
+        return _fit(_arrays(model), target, init.checkpoint, "init.checkpoint")
+    loaded: dict[Path, jax.Array] = {}
+    for key, part in PARTS.items():
+        if source := getattr(init, key):
+            wanted = {path: leaf for path, leaf in target.items() if path[0] == part}
+            if not wanted:
+                raise ConfigError(f"init.{key}: {source} is given, but this model has no part {part}")
+            loaded |= _fit(_read(source, key, config, mesh), wanted, source, f"init.{key}")
+    return loaded
+
+
+def _read(source: str, key: str, config: RunConfig, mesh: Mesh | None) -> dict[Path, Any]:
+    if is_checkpoint(source):
+        model = restore_model(source, mesh=mesh)[1]
+        return {path: value for path, value in _arrays(model).items() if path[0] == PARTS[key]}
+    from nvlm_jax.convert import read_part
+
+    return read_part(source, key, config.model)
+
+
+def _arrays(model: Model) -> dict[Path, jax.Array]:
+    return {path: leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(model))}
+
+
+def _fit(found: dict[Path, Any], wanted: dict[Path, Any], source: str, key: str) -> dict[Path, jax.Array]:
+    """The arrays of `found` in the dtypes and places of `wanted`. Raises ConfigError unless names and shapes agree."""
+    faults = [f"{'/'.join(path)}: missing there" for path in wanted if path not in found]
+    faults += [f"{'/'.join(path)}: of no use here" for path in found if path not in wanted]
+    faults += [
+        f"{'/'.join(path)}: {tuple(found[path].shape)} there, {tuple(leaf.shape)} here"
+        for path, leaf in wanted.items()
+        if path in found and tuple(found[path].shape) != tuple(leaf.shape)
+    ]
+    if faults:
+        raise ConfigError(f"{key}: the parameters of {source} do not fit this model:\n  " + "\n  ".join(faults))
+    return {path: jax.device_put(_cast(found[path], leaf.dtype), leaf.sharding) for path, leaf in wanted.items()}
+
+
+def _cast(array: Any, dtype: Any) -> Any:
+    return array if array.dtype == dtype else array.astype(dtype)
+
+
+def _fresh(config: RunConfig, wanted: dict[Path, Any]) -> dict[Path, jax.Array]:
+    """Freshly drawn parameters, each made on the devices it lies on; what is not wanted is never computed."""
+    if not wanted:
+        return {}
+    names = {"/".join(path): path for path in wanted}
+
+    def draw() -> dict[str, jax.Array]:
+        arrays = _arrays(build_model(config.model, config.seed))
+        return {name: arrays[path].astype(wanted[path].dtype) for name, path in names.items()}
+
+    shardings = {name: wanted[path].sharding for name, path in names.items()}
+    drawn = jax.jit(draw, out_shardings=shardings)()
+    return {path: drawn[name] for name, path in names.items()}

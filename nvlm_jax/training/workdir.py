@@ -1,0 +1,110 @@
+"""The directory of a run and the record of what it runs.
+
+    config.json     resolved config, git commit, library versions
+    checkpoints/    one folder a step
+    frozen/         parameters that are not trained, once
+    broken/         checkpoints that could not be read, moved aside
+    metrics.jsonl   one line a step
+    tensorboard/    event files
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nvlm_jax.config import ConfigError, RunConfig, to_mapping
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+# Keys that may change between two starts of one run: none of them changes what is computed from which batch. Another
+# mesh adds the same numbers in another order, so losses then agree to rounding and not to the bit.
+FREE_KEYS = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "data.workers", "mesh.")
+
+
+def open_workdir(workdir: str | Path, config: RunConfig) -> Path:
+    """Create the directory with its config.json, or check that the one there is of this run.
+
+    Raises:
+        ConfigError: the directory belongs to another configuration; every differing key is listed.
+    """
+    workdir = Path(workdir).absolute()
+    record = workdir / "config.json"
+    if record.exists():
+        _check_same(record, to_mapping(config))
+    elif (workdir / "checkpoints").exists():
+        raise ConfigError(f"{record}: missing, though there are checkpoints; restore it or use another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(record, json.dumps(run_record(config), indent=2) + "\n")
+    return workdir
+
+
+def run_record(config: RunConfig) -> dict[str, Any]:
+    """What one has to know to run again: resolved config, library versions, git commit of the code (None outside)."""
+    return {"config": to_mapping(config), "versions": versions(), "commit": commit()}
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the libraries that a result depends on."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def commit() -> str | None:
+    """Commit of the code, with "-dirty" when files differ from it; None where it is no git checkout."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def flatten(mapping: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as {"train.steps": 100, "data.blend[0].name": "qa", ...}."""
+    if isinstance(mapping, Mapping):
+        items = [(f"{prefix}.{key}" if prefix else str(key), value) for key, value in mapping.items()]
+    elif isinstance(mapping, (list, tuple)) and mapping:
+        items = [(f"{prefix}[{i}]", value) for i, value in enumerate(mapping)]
+    else:
+        return {prefix: mapping}
+    return {key: leaf for name, value in items for key, leaf in flatten(value, name).items()}
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """One line for each key whose value differs between two nested mappings."""
+    old, new = flatten(old), flatten(new)
+    absent = "(absent)"
+    return [
+        f"{key}: {old.get(key, absent)!r} there, {new.get(key, absent)!r} now"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key, absent) != new.get(key, absent)
+    ]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole file or, when killed, nothing."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _check_same(record: Path, config: dict[str, Any]) -> None:
+    try:
+        found = json.loads(record.read_text())["config"]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{record}: no readable record of a run ({error}); use another --workdir") from error
+    lines = [line for line in differences(found, config) if not line.startswith(FREE_KEYS)]
+    if lines:
+        free = ", ".join(key + "*" if key.endswith(".") else key for key in FREE_KEYS)
+        raise ConfigError(
+            f"{record.parent}: belongs to a run with another configuration:\n  "
+            + "\n  ".join(lines)
+            + f"\nUse another --workdir, or set these keys back. Free to change within a run: {free}."
+        )

@@ -1,0 +1,26 @@
+import subprocess
+import sys
+
+from data_pipelines.records import RecordSource
+
+
+def prepare(*flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "launch.prepare", *flags], capture_output=True, text=True)
+
+
+def test_prepare_makes_what_is_asked_for_once(tmp_path):
+    flags = (f"--out={tmp_path}", "--dataset=embedded", "--only=text,qa", "--samples=70", "--seed=3")
+    first = prepare(*flags)
+    assert first.returncode == 0 and "made text, qa" in first.stdout and "70/70" in first.stdout
+    assert len(RecordSource(tmp_path / "qa")) == 70 and RecordSource(tmp_path / "qa")[0].id == "qa-train-3-0"
+    second = prepare(*flags)
+    assert second.returncode == 0 and "made nothing; ready before: text, qa" in second.stdout
+
+
+def test_prepare_refuses_what_it_does_not_know(tmp_path):
+    unknown = prepare(f"--out={tmp_path}", "--only=qa,pages")
+    assert unknown.returncode != 0
+    assert "no dataset pages; there are caption-1, caption, qa" in unknown.stdout + unknown.stderr
+    stray = prepare(f"--out={tmp_path}", "qa")
+    assert stray.returncode != 0 and "unexpected arguments" in stray.stdout + stray.stderr
+    assert not list(tmp_path.iterdir())
