@@ -126,7 +126,7 @@ def pack(
         sized = fits[start : start + window] & (tokens[start : start + window] > 0)
         draws = start + np.flatnonzero(sized)
         packed = [draws[row] for row in _pack_window(tokens[draws], tiles[draws], tokens_per_row, tiles_per_row)]
-        # Draws of no length fit anywhere. Spread, for they are bad samples, and a row full of them would look like many.
+        # Draws of no length are bad samples: spread, for a row full of them would look like a share far too high.
         empty = start + np.flatnonzero(fits[start : start + window] & ~sized)
         packed = packed or [empty[:0]] * (len(empty) > 0)
         order = permutation(len(packed), seed, "rows", start // window)

@@ -8,19 +8,22 @@ Writes DIR/results.json (accuracies as fractions of 1), DIR/predictions.jsonl, D
 from __future__ import annotations
 
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 
 from absl import app, flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data_pipelines.records import RecordSource
+from data_pipelines.records import DatasetError, RecordSource
+from nvlm_jax.config import ConfigError
 from nvlm_jax.evaluation import embedded, pages, report, results
 from nvlm_jax.evaluation.question import Question
 from nvlm_jax.evaluation.runner import IMAGE_VIEWS, evaluate
 from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.models.build import parameter_counts
-from nvlm_jax.training.checkpoints import restore_model
+from nvlm_jax.training.checkpoints import CheckpointError, find_step, restore_model
+from nvlm_jax.training.telemetry import METRICS, read_metrics
 
 
 def load_embedded(data: pathlib.Path, limit: int) -> list[Question]:
@@ -50,9 +53,20 @@ def main(argv: list[str]) -> None:
     unknown = [name for name in ASKED.value if name not in BENCHMARKS]
     if unknown:
         raise app.UsageError(f"--benchmarks: no {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
-    start, out = time.perf_counter(), pathlib.Path(OUT.value)
+    try:
+        run(pathlib.Path(OUT.value))
+    except (CheckpointError, ConfigError, DatasetError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def run(out: pathlib.Path) -> None:
+    """Restore, ask, score, write."""
+    start = time.perf_counter()
     questions = [q for name in ASKED.value for q in BENCHMARKS[name](pathlib.Path(DATA.value), LIMIT.value)]
-    config, model = restore_model(CHECKPOINT.value, STEP.value)
+    workdir, step = find_step(CHECKPOINT.value, STEP.value)
+    config, model = restore_model(workdir, step)
+    if config.model.dense_labels:
+        raise ConfigError(f"{workdir}: {config.name} is a vision encoder with labels; it answers no questions")
     builder = ExampleBuilder(config.inputs, config.model)
 
     total = sum(len(VIEWS.value) if q.images else 1 for q in questions)
@@ -70,6 +84,7 @@ def main(argv: list[str]) -> None:
         "checkpoint": CHECKPOINT.value,
         "step": step,
         "benchmarks": ASKED.value,
+        "limit": LIMIT.value,
         "accuracy": results.accuracy(predictions),
         "counts": results.counts(predictions),
         "params": parameter_counts(model),
@@ -78,9 +93,9 @@ def main(argv: list[str]) -> None:
     images = {q.sample: q.images for q in questions}
     shown = pages.describe_pages(pages.choose_pages(predictions), images, config.inputs, config.model.vision.image_size)
     results.write(out, summary, predictions, shown)
-    training = {"training": report.read_metrics(pathlib.Path(CHECKPOINT.value) / "metrics.jsonl")}
-    run = report.Run(config.name, summary, predictions, shown, training)
-    report.write_report(out / "report.html", [run], f"{config.name}: {', '.join(ASKED.value)}")
+    training = {"training": read_metrics(workdir)} if (workdir / METRICS).exists() else {}
+    entry = report.Run(config.name, summary, predictions, shown, training)
+    report.write_report(out / "report.html", [entry], f"{config.name}: {', '.join(ASKED.value)}")
     shares = {name: report.percent(value) for name, value in summary["accuracy"].items() if not isinstance(value, dict)}
     print(f"{config.name}: " + ", ".join(f"{name} {value} %" for name, value in shares.items()))
     print(f"{out / 'report.html'}")

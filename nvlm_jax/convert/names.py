@@ -79,10 +79,10 @@ class Tensor:
         return shape
 
     def to_ours(self, array: np.ndarray) -> np.ndarray:
-        """One of their tensors as one layer of ours, without dummy heads. A view where it can be."""
+        """One of their tensors as one layer of ours, without dummy heads; a view where it can be."""
         match self.form:
             case "matrix":
-                return array.T
+                return transposed(array)
             case "gate":
                 return array.reshape(())
             case "patch":
@@ -90,10 +90,11 @@ class Tensor:
             case "heads":
                 return array[: self.shape[0]]
             case "heads_in":
-                return array[:, : self.shape[0]].T
+                return transposed(array[:, : self.shape[0]])
             case "qkv":
                 each = self.shape[1] // 3
-                return array.reshape(3, -1, self.shape[0])[:, :each].reshape(3 * each, -1).T
+                joined = array.reshape(3, -1, self.shape[0])[:, :each].reshape(3 * each, -1)
+                return transposed(joined)
             case "qkv_bias":
                 each = self.shape[0] // 3
                 return array.reshape(3, -1)[:, :each].reshape(-1)
@@ -103,7 +104,7 @@ class Tensor:
         """The inverse of `to_ours`, with `dummy` channels of zeros put back in each of q, k and v."""
         match self.form:
             case "matrix":
-                return array.T
+                return transposed(array)
             case "gate":
                 return array.reshape(1)
             case "patch":
@@ -221,6 +222,14 @@ def _gated_mlp(config: ModelConfig, layer: str, count: int) -> Iterator[Tensor]:
     yield from _linear((*ours, "down"), f"{layer}mlp.down_proj", d.ff, d.width, False, count)
     yield from _linear((*ours, "gate"), f"{layer}mlp.gate_proj", d.width, d.ff, False, count)
     yield from _linear((*ours, "up"), f"{layer}mlp.up_proj", d.width, d.ff, False, count)
+
+
+def transposed(matrix: np.ndarray, strip: int = 32) -> np.ndarray:
+    """A transposed copy, made a few rows at a time: in one go every value would be a cache miss."""
+    out = np.empty(matrix.shape[::-1], matrix.dtype)
+    for start in range(0, len(matrix), strip):
+        out[:, start : start + strip] = matrix[start : start + strip].T
+    return out
 
 
 def dummy_channels(vision: VisionConfig, qk_norm_width: int) -> int:

@@ -6,7 +6,6 @@ The page is drawn by `report.html.j2` with every text escaped: what a model or a
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,17 +58,6 @@ def write_report(path: pathlib.Path, runs: Sequence[Run], title: str = "NVLM eva
     path.write_text(page, encoding="utf-8")
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; none where there is no such file. A line cut short by a crash is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
 def percent(share: float | None) -> str:
     """0.853 -> 85.3; a dash where nothing was asked."""
     return "–" if share is None else f"{100 * share:.1f}"
@@ -80,16 +68,25 @@ def _names(runs: Sequence[Run], key: str) -> list[str]:
 
 
 def _charts(runs: Sequence[Run]) -> list[Chart]:
-    """Loss of each stage, all models in one chart."""
-    stages = dict.fromkeys(stage for run in runs for stage in run.training)
-    charts = []
-    for stage in stages:
-        series = {
-            run.label: [(row["step"], row["loss"]) for row in run.training.get(stage, ()) if "loss" in row]
-            for run in runs
-        }
-        charts.append(line_chart(f"{stage}: loss of a trained token by step", series))
-    return [chart for chart in charts if chart]
+    """The loss of each stage, all models in one chart; then the gates of each model that has some."""
+    found = []
+    for stage in dict.fromkeys(stage for run in runs for stage in run.training):
+        series = {run.label: _series(run.training.get(stage, ()), "loss") for run in runs}
+        found.append(line_chart(f"{stage}: loss of a trained token by step", series))
+    for run in runs:
+        for stage, rows in run.training.items():
+            for gate in sorted({key for key in (rows[-1] if rows else ()) if key.startswith("tanh_gate/")}):
+                _, name, layer = gate.split("/")
+                if layer == "0":
+                    layers = sorted(key for key in rows[-1] if key.startswith(f"tanh_gate/{name}/"))
+                    series = {key.rsplit("/")[-1]: _series(rows, key) for key in layers}
+                    title = f"{run.label}, {stage}: tanh({name.replace('_', ' ')}) of each layer by step"
+                    found.append(line_chart(title, series))
+    return [chart for chart in found if chart]
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[key]) for row in rows if key in row]
 
 
 def _pages(runs: Sequence[Run]) -> list[dict[str, Any]]:

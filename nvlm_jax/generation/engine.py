@@ -125,15 +125,26 @@ class Generator:
             yield token
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[list[int]]:
-        """Indices of examples that share a batch: those whose rounded-up sizes agree."""
+        """Indices of examples that share a batch: those whose rounded-up sizes agree.
+
+        Where they do not fill a batch they join those of the same tiles and the next size: compiling one more program
+        and running it half empty costs more than the padding.
+        """
         buckets: dict[tuple[int, int], list[int]] = {}
         for i, example in enumerate(examples):
             if not len(example.tokens):
                 raise ValueError(f"example {example.id!r}: an empty prompt; at least one token")
-            buckets.setdefault(bucket_of(example), []).append(i)
-        for _, members in sorted(buckets.items()):
-            for start in range(0, len(members), self.batch_size):
-                yield members[start : start + self.batch_size]
+            tokens, tiles = bucket_of(example)
+            buckets.setdefault((tiles, tokens), []).append(i)
+        waiting: list[int] = []
+        order = sorted(buckets)
+        for size, following in zip(order, [*order[1:], None], strict=True):
+            waiting += buckets[size]
+            joins = following is not None and following[0] == size[0]
+            whole = len(waiting) // self.batch_size * self.batch_size if joins else len(waiting)
+            for start in range(0, whole, self.batch_size):
+                yield waiting[start : min(start + self.batch_size, whole)]
+            waiting = waiting[whole:]
 
     def _prefill(
         self, rows: list[Example], samplings: list[Sampling], max_new_tokens: int, batch_size: int | None = None

@@ -49,14 +49,14 @@ def choose_grid(width: int, height: int, max_tiles: int = 6, tile_size: int = 44
     rounding breaks is no tie, as in the code that trained the released model.
 
     >>> choose_grid(1600, 1200), choose_grid(800, 800), choose_grid(300, 300)
-    ((1, 1), (2, 2), (1, 1))
+    ((3, 2), (2, 2), (1, 1))
 
     Raises:
         ValueError: a size or limit below 1.
     """
     if min(width, height, max_tiles, tile_size) < 1:
-        raise ValueError(f"choose_grid: width {width}, height {height}, max_tiles {max_tiles}, tile_size {tile_size}; "
-                         "each must be at least 1")  # fmt: skip
+        got = f"width {width}, height {height}, max_tiles {max_tiles}, tile_size {tile_size}"
+        raise ValueError(f"choose_grid: {got}; each must be at least 1")
     ratio = width / height
     best, best_difference = (1, 1), float("inf")
     for cols, rows in grids(max_tiles):
@@ -193,4 +193,6 @@ def _unreadable(source: ImageSource, error: Exception) -> ImageError:
 def _name(source: ImageSource) -> str:
     if isinstance(source, bytes):
         return f"image of {len(source)} bytes"
-    return "image" if isinstance(source, Image.Image) else str(source)
+    if isinstance(source, Image.Image):
+        return f"{source.format or 'Pillow'} image of {source.width} x {source.height} pixels"
+    return str(source)

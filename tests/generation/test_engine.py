@@ -1,5 +1,7 @@
 """Cached, batched decoding against the full forward pass, and what a request may ask."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ TILE, PER_TILE = 16, 4
 NEW = 12
 
 
+@functools.cache
 def make_model(arch: str):
     config = ModelConfig(
         arch=arch,
@@ -40,7 +43,7 @@ def make_model(arch: str):
 
 
 def make_prompt(arch: str, images: list[int], text: int, seed: int) -> Example:
-    """`images` are numbers of regular tiles; several get a thumbnail, one is the thumbnail itself. `text` tokens each."""
+    """`images` are numbers of regular tiles; one alone is the thumbnail, several have one more."""
     rng = np.random.default_rng(seed)
     tokens, slots, tags, tile_index, tile_start = [], [], [], [], []
 
@@ -80,13 +83,13 @@ def make_prompt(arch: str, images: list[int], text: int, seed: int) -> Example:
 
 
 def make_prompts(arch: str) -> list[Example]:
-    """Several images, one page of 6 + 1 tiles, one tile, none; mixed lengths, more than one bucket."""
-    shapes = [([2, 1, 3], 9), ([6], 4), ([1], 5), ([], 20), ([1], 30), ([], 66), ([4, 2], 14)]
+    """Three images, a page of 6 + 1 tiles, one tile, none, two images; of different lengths."""
+    shapes = [([2, 1, 3], 9), ([6], 4), ([1], 5), ([], 20), ([1], 30), ([], 40), ([4, 2], 14)]
     return [make_prompt(arch, images, text, seed) for seed, (images, text) in enumerate(shapes)]
 
 
-def uncached_greedy(model, example: Example, count: int, room: int = 160) -> list[int]:
-    """The definition of greedy decoding: the whole row again for each token, no cache."""
+def uncached_greedy(model, prompts: list[Example], count: int, room: int = 160) -> list[list[int]]:
+    """The definition of greedy decoding: the whole row again for each token, no cache, one prompt at a time."""
     graphdef, params = nnx.split(model)
 
     @jax.jit
@@ -94,93 +97,107 @@ def uncached_greedy(model, example: Example, count: int, room: int = 160) -> lis
         model = nnx.merge(graphdef, params)
         return model.logits(model.hidden(batch)[0, place])
 
-    answer: list[int] = []
-    while len(answer) < count:
-        new = len(answer)
+    def answer_of(prompt: Example) -> list[int]:
+        answer: list[int] = []
+        while len(answer) < count:
+            row = continued(prompt, answer)
+            batch = pack_batch([[row]], room, 8, TILE, PER_TILE)
+            token = int(next_logits(params, batch, len(row.tokens) - 1)[:VOCAB].argmax())
+            if token == END:
+                break
+            answer.append(token)
+        return answer
 
-        def extend(values, fill, new=new):
-            return np.concatenate([values, np.full(new, fill, values.dtype)])
-
-        row = example._replace(
-            tokens=np.concatenate([example.tokens, np.asarray(answer, np.int32)]),
-            targets=extend(example.targets, 0),
-            loss_weights=extend(example.loss_weights, 0),
-            loss_groups=extend(example.loss_groups, 0),
-            image_slots=extend(example.image_slots, -1),
-            tag_tile=extend(example.tag_tile, 0),
-        )
-        batch = pack_batch([[row]], room, max(1, len(example.tiles)), TILE, PER_TILE)
-        logits = np.asarray(next_logits(params, batch, len(row.tokens) - 1))
-        token = int(logits[:VOCAB].argmax())
-        if token == END:
-            break
-        answer.append(token)
-    return answer
+    return [answer_of(prompt) for prompt in prompts]
 
 
+def continued(prompt: Example, answer: list[int]) -> Example:
+    """The prompt with the answer's tokens behind it, as a training example would have them."""
+
+    def extend(values, fill):
+        return np.concatenate([values, np.full(len(answer), fill, values.dtype)])
+
+    return prompt._replace(
+        tokens=np.concatenate([prompt.tokens, np.asarray(answer, np.int32)]),
+        targets=extend(prompt.targets, 0),
+        loss_weights=extend(prompt.loss_weights, 0),
+        loss_groups=extend(prompt.loss_groups, 0),
+        image_slots=extend(prompt.image_slots, -1),
+        tag_tile=extend(prompt.tag_tile, 0),
+    )
+
+
+@functools.cache
+def generator() -> Generator:
+    return Generator(make_model("d"), VOCAB, [END], batch_size=4)
+
+
+def short_prompts() -> list[Example]:
+    """Five of one batch shape."""
+    return [make_prompt("d", [1], 10 + seed, seed) for seed in range(5)]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["d", "x", "h"])
 def test_cached_greedy_decoding_equals_the_full_forward_token_for_token(arch):
-    model = make_model(arch)
-    prompts = make_prompts(arch)
-    assert len({bucket_of(p) for p in prompts}) > 2
-    expected = [uncached_greedy(model, prompt, NEW) for prompt in prompts]
+    model, prompts = make_model(arch), make_prompts(arch)
+    expected = uncached_greedy(model, prompts, NEW)
     assert any(len(set(answer)) > 4 for answer in expected)  # answers that a mistake would change
     generator = Generator(model, VOCAB, [END], batch_size=2)
     assert generator.generate(prompts, NEW) == expected
-    assert list(generator.stream(prompts[0], NEW)) == expected[0]
 
 
 @pytest.mark.parametrize("arch", ["d", "x", "h"])
 def test_an_answer_depends_on_the_pixels(arch):
     prompt = make_prompt(arch, [3], 6, 0)
-    generator = Generator(make_model(arch), VOCAB, [END])
+    generator = Generator(make_model(arch), VOCAB, [END], batch_size=2)
     seen, inverted = generator.generate([prompt, prompt._replace(tiles=255 - prompt.tiles)], NEW)
     assert seen != inverted
 
 
+def test_streaming_gives_the_same_tokens_one_by_one():
+    prompts = short_prompts()[:2]
+    stream = generator().stream(prompts[0], NEW)
+    assert [next(stream), *stream] == generator().generate(prompts, NEW)[0]
+
+
 def test_tokens_beyond_the_tokenizer_never_win():
-    model = make_model("d")
-    kernel = model.decoder.head.kernel
-    kernel[...] = kernel[...].at[:, VOCAB:].multiply(100.0)
-    prompts = make_prompts("d")
-    free = Generator(model, ROWS, [END]).generate(prompts, NEW)
-    assert max(max(answer, default=0) for answer in free) >= VOCAB  # they would win
-    held = Generator(model, VOCAB, [END]).generate(prompts, NEW, Sampling(temperature=1.0))
-    held += Generator(model, VOCAB, [END]).generate(prompts, NEW)
-    assert max(max(answer, default=0) for answer in held) < VOCAB
+    prompts = short_prompts()
+    free = generator().generate(prompts, NEW)
+    limit = max(max(answer) for answer in free)
+    held = Generator(make_model("d"), limit, [END], batch_size=4)
+    for sampling in (Sampling(), Sampling(temperature=1.0, seed=1)):
+        assert max(max(answer, default=0) for answer in held.generate(prompts, NEW, sampling)) < limit
 
 
 def test_an_end_token_ends_the_answer_of_its_row_alone():
-    model, prompts = make_model("d"), make_prompts("d")
-    answers = Generator(model, VOCAB, [END]).generate(prompts, NEW)
-    end = answers[0][3]
-    shorter = Generator(model, VOCAB, [END, end]).generate(prompts, NEW)
+    prompts = short_prompts()
+    answers = generator().generate(prompts, NEW)
+    longest = max(range(len(prompts)), key=lambda i: len(answers[i]))
+    end = answers[longest][3]
+    shorter = Generator(make_model("d"), VOCAB, [END, end], batch_size=4).generate(prompts, NEW)
     for answer, short in zip(answers, shorter, strict=True):
         assert short == (answer[: answer.index(end)] if end in answer else answer)
-    assert shorter[0] != answers[0]
+    assert len(shorter[longest]) <= 3 < len(answers[longest])
+    assert any(len(short) > len(shorter[longest]) for short in shorter)
 
 
 def test_a_request_draws_the_same_tokens_in_any_company():
-    model, prompts = make_model("d"), make_prompts("d")
-    generator = Generator(model, VOCAB, [END], batch_size=4)
+    prompts = short_prompts()
     hot = [Sampling(temperature=2.0, top_p=0.9, seed=seed) for seed in range(len(prompts))]
-    together = generator.generate(prompts, NEW, hot)
-    alone = [generator.generate([p], NEW, s)[0] for p, s in zip(prompts, hot, strict=True)]
+    together = generator().generate(prompts, NEW, hot)
+    alone = [generator().generate([p], NEW, s)[0] for p, s in zip(prompts, hot, strict=True)]
     assert together == alone
-    assert list(generator.stream(prompts[2], NEW, hot[2])) == together[2]
     other = [Sampling(temperature=2.0, top_p=0.9, seed=seed + 100) for seed in range(len(prompts))]
-    assert generator.generate(prompts, NEW, other) != together
-    greedy = generator.generate(prompts, NEW)
-    mixed = generator.generate(prompts, NEW, [Sampling(), *hot[1:]])
-    assert mixed == [greedy[0], *together[1:]]
+    assert generator().generate(prompts, NEW, other) != together
+    mixed = generator().generate(prompts, NEW, [Sampling(), *hot[1:]])
+    assert mixed == [generator().generate(prompts[:1], NEW)[0], *together[1:]]
 
 
 def test_top_p_keeps_the_fewest_tokens_that_hold_it():
-    model, prompt = make_model("d"), make_prompt("d", [], 10, 0)
-    generator = Generator(model, VOCAB, [END])
-    greedy = generator.generate([prompt], NEW)[0]
+    prompts = short_prompts()[:1] * 4
     tiny = [Sampling(temperature=1.0, top_p=1e-6, seed=seed) for seed in range(4)]
-    assert generator.generate([prompt] * 4, NEW, tiny) == [greedy] * 4
+    assert generator().generate(prompts, NEW, tiny) == generator().generate(prompts, NEW)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +215,7 @@ def test_top_p_keeps_the_fewest_tokens_that_hold_it():
 )
 def test_requests_that_cannot_be_met_say_why(call, message):
     with pytest.raises(ValueError, match=message):
-        call(Generator(make_model("d"), VOCAB, [END]), make_prompt("d", [], 5, 0))
+        call(generator(), make_prompt("d", [], 5, 0))
 
 
 @pytest.mark.parametrize(
@@ -209,3 +226,13 @@ def test_sizes_are_rounded_up_to_a_few(tokens, tiles, expected):
     prompt = make_prompt("d", [], 5, 0)
     prompt = prompt._replace(tokens=np.zeros(tokens, np.int32), tiles=np.zeros((tiles, TILE, TILE, 3), np.uint8))
     assert bucket_of(prompt) == expected
+
+
+def test_a_batch_holds_one_number_of_tiles_and_small_groups_join_the_next_size():
+    def sized(tokens: int, tiles: int) -> Example:
+        prompt = make_prompt("d", [], 5, 0)
+        return prompt._replace(tokens=np.zeros(tokens, np.int32), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
+
+    sizes = [(50, 0), (300, 0), (60, 0), (70, 0), (40, 0), (50, 1), (500, 3)]
+    batches = list(Generator(make_model("d"), VOCAB, [END], batch_size=2)._batches([sized(*s) for s in sizes]))
+    assert batches == [[0, 2], [4, 3], [1], [5], [6]]

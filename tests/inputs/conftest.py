@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import pathlib
@@ -50,6 +51,7 @@ def qwen2_path(qwen2_raw, tmp_path_factory) -> str:
 def builder():
     """Make an ExampleBuilder for a small model: `builder("x", template="plain")`."""
 
+    @functools.cache
     def make(arch="d", groups=(), dense_labels=0, tokenizer=TINY, **inputs) -> ExampleBuilder:
         model = ModelConfig(
             arch=arch,

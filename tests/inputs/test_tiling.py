@@ -1,3 +1,4 @@
+import doctest
 import io
 import pathlib
 import random
@@ -7,9 +8,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from nvlm_jax.inputs import tiling
+from nvlm_jax.inputs import tags, tiling
 from nvlm_jax.inputs.errors import ImageError
 from nvlm_jax.inputs.tiling import choose_grid, cut_tiles, grids, image_size, open_image, tile_count
 
@@ -73,7 +74,7 @@ def test_the_area_rule_at_its_edge():
 
 
 def test_order_within_a_tile_count_cannot_matter():
-    """Two grids of the same count with different ratios are never both nearest, so any stable order gives one result."""
+    """Two grids of one count with different ratios are never both nearest, so any order among them gives one result."""
     for limit in range(1, 25):
         ratios = {Fraction(c, r) for c, r in grids(limit)}
         for c, r in grids(limit):
@@ -86,6 +87,12 @@ def test_order_within_a_tile_count_cannot_matter():
 def test_all_14_grids_of_six_tiles_occur():
     found = {choose_grid(c * 448, r * 448) for c in range(1, 9) for r in range(1, 9)}
     assert len(grids(6)) == 14 and found == set(grids(6))
+
+
+def test_docstring_examples():
+    for module in (tiling, tags):
+        failed, tried = doctest.testmod(module)
+        assert tried and not failed
 
 
 @pytest.mark.parametrize("arguments", [(0, 5), (5, 0), (5, 5, 0), (5, 5, 6, 0)])
@@ -122,6 +129,12 @@ def with_alpha() -> Image.Image:
     return image
 
 
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"])
+def test_formats(format):
+    options = {"lossless": True} if format == "WEBP" else {}
+    np.testing.assert_array_equal(np.asarray(open_image(encoded(GRAY, format, **options)))[:, :, 0], RAMP)
+
+
 def sixteen_bits() -> bytes:
     return encoded(Image.fromarray(RAMP.astype(np.uint16) * 256 + 77), "PNG")
 
@@ -153,6 +166,13 @@ def test_palettes_are_looked_up_and_their_transparent_colour_is_white():
     np.testing.assert_array_equal(seen[~clear], expected[~clear])
 
 
+def test_the_transparent_colour_of_an_rgb_file_is_white():
+    clear = (0, 255, 0)  # that of the first pixel
+    seen = np.asarray(open_image(encoded(COLOUR, "PNG", transparency=clear)))
+    assert seen[0, 0].tolist() == [255, 255, 255]
+    np.testing.assert_array_equal(seen[1:], np.asarray(COLOUR)[1:])
+
+
 def test_alpha_is_laid_on_white():
     seen = np.asarray(open_image(encoded(with_alpha(), "PNG")))
     np.testing.assert_array_equal(seen[RAMP > 100], np.asarray(COLOUR)[RAMP > 100])
@@ -170,8 +190,6 @@ def test_of_an_animation_the_first_frame_counts():
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_to_pixels_and_size(orientation, format):
-    from PIL import ImageOps
-
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(COLOUR.resize((40, 24), 0), format, exif=exif)

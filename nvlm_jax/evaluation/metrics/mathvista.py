@@ -36,7 +36,8 @@ def mathvista(
           is int(float(x)); a float is rounded; then equality as strings (lmms-eval `mathvista_evals.py`, after
           MathVista's own `calculate_score.py`). The default. Any text counts as some choice.
         "megatron": a choice as `mmmu_choice(rule="megatron")` finds it; else equality after the VQA normalization,
-          decimals cut to two (Megatron-LM `evaluate_mathvista.py`, the paper's evaluator).
+          decimals cut to two (Megatron-LM `evaluate_mathvista.py`, the paper's evaluator). Where that takes the first
+          choice for want of any, or fails on an empty text, this is False.
 
     Other evaluators: VLMEvalKit compares numbers with numbers ("1.2" equals "1.20", nothing rounded) and finds choices
     as `multiple_choice` does.
