@@ -227,22 +227,23 @@ def _tiny_llm(arch: str, size: str, stage: str) -> RunConfig:
     From six tiles at once a model of this size does not begin to look things up (paper, Table 10: one tile first, too).
     """
     first = stage == "llm-1"
-    blend = [("described-1", 0.7), ("text", 0.3)] if first else [("described", 0.8), ("text", 0.2)]
+    later = [("described-1", 0.3), ("described", 0.5), ("text", 0.2)]
+    blend = [("described-1", 0.7), ("text", 0.3)] if first else later
     return RunConfig(
         name=f"tiny-{stage}",
         model=_tiny_model("d"),
-        inputs=InputConfig(tokenizer=TINY_ASSETS),
+        inputs=InputConfig(tokenizer=TINY_ASSETS, template="plain" if first else "chatml"),
         init=InitConfig() if first else InitConfig(checkpoint="runs/assets/llm-1"),
         data=_tiny_data(blend, TINY_ROWS | {"tiles_per_row": 0}),
         optimizer=OptimizerConfig(2e-3, 2e-3 if first else 2e-5, 50, 0.9, 0.98, weight_decay=0.05),
         train=TrainConfig(
-            steps=700 if first else 1500, batch_rows=8, trainable=("decoder",), checkpoint_every=100
+            steps=700 if first else 1200, batch_rows=8, trainable=("decoder",), checkpoint_every=100
         ),
     )
 
 
 def _tiny_model(arch: str, **changes: object) -> ModelConfig:
-    return model_config(arch, "tiny", dtype="float32", frozen_dtype="float32", remat="none", **changes)
+    return model_config(arch, "tiny", dtype="float32", frozen_dtype="float32", remat="none", unroll=4, **changes)
 
 
 def _tiny_data(blend: list[tuple[str, float]], rows: dict[str, object] = TINY_ROWS) -> DataConfig:

@@ -40,7 +40,7 @@ DATASETS = {
     "caption": Embedded("qa", "train", 4000, {"reads": 2, "questions": 4}),
     "qa": Embedded("qa", "train", 6000),
     "text": Embedded("text", "train", 6000),
-    "described-1": Embedded("described", "train", 10000, ONE_TILE | {"reads": 1}),
+    "described-1": Embedded("described", "train", 20000, ONE_TILE | {"reads": 1, "questions": 12}),
     "described": Embedded("described", "train", 30000, {"reads": 1}),
     "dense": Embedded("dense", "train", 12000),
     "qa-test": Embedded("qa", "test", 500),

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data_pipelines.records import DatasetError, RecordSource
@@ -22,6 +22,7 @@ from nvlm_jax.evaluation.question import Question
 from nvlm_jax.evaluation.runner import IMAGE_VIEWS, evaluate
 from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.models.build import parameter_counts
+from nvlm_jax.models.nvlm import PARTS
 from nvlm_jax.training.checkpoints import CheckpointError, find_step, restore_model
 from nvlm_jax.training.telemetry import METRICS, read_metrics
 
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> None:
     unknown = [name for name in ASKED.value if name not in BENCHMARKS]
     if unknown:
         raise app.UsageError(f"--benchmarks: no {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    logging.set_verbosity(logging.WARNING)  # of Orbax
     try:
         run(pathlib.Path(OUT.value))
     except (CheckpointError, ConfigError, DatasetError) as error:
@@ -78,6 +80,7 @@ def run(out: pathlib.Path) -> None:
             lambda answered: bar.update(task, completed=answered),
         )  # fmt: skip
 
+    parameters = parameter_counts(model)
     summary = {
         "arch": config.model.arch,
         "name": config.name,
@@ -87,7 +90,7 @@ def run(out: pathlib.Path) -> None:
         "limit": LIMIT.value,
         "accuracy": results.accuracy(predictions),
         "counts": results.counts(predictions),
-        "params": parameter_counts(model),
+        "params": {part: parameters[part] for part in PARTS if part in parameters},
         "seconds": round(time.perf_counter() - start, 1),
     }
     images = {q.sample: q.images for q in questions}

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
 def prepare() -> None:
     """Make the datasets that the chosen runs name, where they are not there yet."""
     stages = [get_config(f"arch={a},size=tiny,stage={s}") for a in ARCHITECTURES.value for s in STAGES]
-    names = list(dict.fromkeys([d.name for stage in stages for d in stage.data.blend] + list(HELD_OUT)))
+    names = list(dict.fromkeys([d["name"] for stage in stages for d in stage.data.blend] + list(HELD_OUT)))
     with Progress(TextColumn("data: {task.description}"), BarColumn(), MofNCompleteColumn()) as bars:
         tasks: dict[str, Any] = {}
 

@@ -81,6 +81,7 @@ class ModelConfig:
     dtype: str = "bfloat16"  # of the computation
     frozen_dtype: str = "bfloat16"  # of the parameters that are not trained; trained ones are float32
     remat: str = "full"  # none | dots | full
+    unroll: int = 1  # layers of one step of the scans; for few small layers on CPU all at once is faster
     loss_chunk: int = 512  # tokens of a row whose logits exist at once
     dense_labels: int = 0  # > 0 builds the encoder with a head of so many labels an image token, to pretrain it
 

@@ -26,6 +26,7 @@ from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards, read_j
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
+GENERATION_CONFIG = "generation_config.json"
 # Ours: in the config.json that we export, what the released layout has no key for.
 OWN_KEY = "nvlm_jax"
 MODELS = {"NVLM_D": "d", "NVLM_D_Model": "d", "NVLM_X": "x", "NVLM_H": "h"}
@@ -181,6 +182,15 @@ def dtype_from_hf(config: Mapping[str, Any]) -> str:
     """ "bfloat16" or "float32"; float16 checkpoints compute in bfloat16."""
     name = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16").removeprefix("torch.")
     return "float32" if name in ("float32", "float64") else "bfloat16"
+
+
+def end_ids(path: str | Path) -> list[int] | None:
+    """The ids that end an answer, by generation_config.json or config.json; None if neither says."""
+    config = read_config(path) or {}
+    file = Path(path) / GENERATION_CONFIG
+    candidates = [read_json(file) if file.exists() else {}, config.get("llm_config", {}), config]
+    ends = next((c["eos_token_id"] for c in candidates if c.get("eos_token_id") is not None), None)
+    return ends if ends is None or isinstance(ends, list) else [ends]
 
 
 def _rope_theta(config: Mapping[str, Any], path: str | Path) -> float:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, VisionConfig, to_mapping
-from nvlm_jax.convert.hf_config import CONFIG, OWN_KEY, TOKENIZER
+from nvlm_jax.convert.hf_config import CONFIG, GENERATION_CONFIG, OWN_KEY, TOKENIZER
 from nvlm_jax.convert.shards import CheckpointError, read_json
 from nvlm_jax.inputs.tokenizer import Tokenizer
 
-GENERATION_CONFIG, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (TOKENIZER, "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
                    "chat_template.jinja", "tokenizer.model")  # fmt: skip
 MAX_POSITIONS = 32768
@@ -108,19 +108,13 @@ def llm_config_json(decoder: DecoderConfig, dtype: str, end_id: int | None) -> d
     }
 
 
-def write_small_files(
-    directory: Path, config: dict[str, Any], model: ModelConfig, inputs: InputConfig, end_id: int | None
-) -> None:
-    """Write config.json and generation_config.json, and the tokenizer's files where there is one.
-
-    Raises:
-        CheckpointError: the tokenizer does not fit the embedding.
-    """
+def write_small_files(directory: Path, config: dict[str, Any], inputs: InputConfig, end_id: int | None) -> None:
+    """Write config.json and generation_config.json, and the tokenizer's files where there is one."""
     write_json(directory / CONFIG, config)
     generation = {"do_sample": False, "eos_token_id": end_id, "pad_token_id": end_id}
     write_json(directory / GENERATION_CONFIG, {k: v for k, v in generation.items() if v is not None})
     if inputs.tokenizer:
-        copy_tokenizer(directory, inputs, model)
+        copy_tokenizer(directory, inputs)
 
 
 def end_token_id(inputs: InputConfig, model: ModelConfig) -> int | None:
@@ -146,7 +140,7 @@ def end_token_id(inputs: InputConfig, model: ModelConfig) -> int | None:
     return end
 
 
-def copy_tokenizer(directory: Path, inputs: InputConfig, model: ModelConfig) -> None:
+def copy_tokenizer(directory: Path, inputs: InputConfig) -> None:
     """The tokenizer's files as they are; `tokenizer_config.json` is made where there is none."""
     source = Path(inputs.tokenizer)
     files = [source / name for name in TOKENIZER_FILES] if source.is_dir() else [source]

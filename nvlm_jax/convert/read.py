@@ -16,7 +16,7 @@ from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards
 from nvlm_jax.convert.stream import BlockArray
 
 # Rows of large tensors are read so many bytes at a time.
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 32 << 20
 # Computed, not learned; old Llama checkpoints carry it.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 

@@ -49,7 +49,7 @@ class DiskArray:
     """An array of a checkpoint on disk; indexing reads that part of it."""
 
     def __init__(self, directory: Path, name: str, shape: tuple[int, ...], dtype: np.dtype, zarr3: bool, ocdbt: bool):
-        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self.directory, self.shape, self.dtype = directory, tuple(shape), np.dtype(dtype)
         self._info = type_handlers.ParamInfo(
             name=name,
             parent_dir=epath.Path(directory),
@@ -115,7 +115,9 @@ def save_blocks(directory: str | Path, tree: Mapping[str, Any]) -> None:
 
     Not compressed: weights hardly compress, and a conversion should take as long as a copy.
     """
-    registry = type_handlers.create_type_handler_registry((BlockArray, _BlockHandler()))
+    registry = type_handlers.create_type_handler_registry(
+        (BlockArray, _BlockHandler()), (jax.Array, type_handlers.ArrayHandler())
+    )
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(Path(directory).absolute(), args=ocp.args.PyTreeSave(tree))

@@ -97,7 +97,7 @@ def write_hf(
             write_shard(partial / file, members, blocks)
         if len(shards) > 1:
             (partial / INDEX).write_text(index_json(shards), encoding="utf-8")
-        hf_files.write_small_files(partial, config, model, inputs, end_id)
+        hf_files.write_small_files(partial, config, inputs, end_id)
 
 
 @contextlib.contextmanager

@@ -59,10 +59,11 @@ def evaluate(
     predictions: list[Prediction] = []
     for chunk in _chunks(questions):
         asked = list(_views(chunk, builder, small, views))
-        answers = generator.generate([example for _, _, example in asked], max_new_tokens)
+        before = len(predictions)
+        examples = [example for _, _, example in asked]
+        answers = generator.generate(examples, max_new_tokens, progress=lambda n, before=before: progress(before + n))
         for (question, view, _), answer in zip(asked, answers, strict=True):
             predictions.append(_judge(question, view, builder.tokenizer.decode(answer)))
-        progress(len(predictions))
     order = {view: place for place, view in enumerate((*IMAGE_VIEWS, TEXT_VIEW))}
     return sorted(predictions, key=lambda p: order[p.view])
 

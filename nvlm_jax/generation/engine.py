@@ -10,7 +10,7 @@ costs one `NVLM.decode`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -54,7 +54,7 @@ class Requests(NamedTuple):
     seed: jax.Array  # uint32 [B]
 
 
-class Progress(NamedTuple):
+class DecodeState(NamedTuple):
     """Where a batch stands. `tokens[:, :step]` are chosen; all but the last of them are in the cache."""
 
     tokens: jax.Array  # int32 [B, N], padding behind a row's end token
@@ -86,10 +86,14 @@ class Generator:
         self._vocab_size, self._end_ids, self._pad_id = vocab_size, tuple(end_ids), pad_id
         self._graphdef, self._params = nnx.split(model)
         self._start = jax.jit(self._start_batch, static_argnames=("room", "greedy"))
-        self._advance = jax.jit(self._advance_batch, static_argnames=("greedy",), donate_argnames=("progress",))
+        self._advance = jax.jit(self._advance_batch, static_argnames=("greedy",), donate_argnames=("state",))
 
     def generate(
-        self, examples: Sequence[Example], max_new_tokens: int, sampling: Sampling | Sequence[Sampling] = Sampling()
+        self,
+        examples: Sequence[Example],
+        max_new_tokens: int,
+        sampling: Sampling | Sequence[Sampling] = Sampling(),
+        progress: Callable[[int], None] = lambda answered: None,
     ) -> list[list[int]]:
         """Token ids of each answer, in the order of `examples`, without the end token.
 
@@ -97,6 +101,7 @@ class Generator:
             examples: prompts, as `ExampleBuilder.prompt` makes them.
             max_new_tokens: where an answer is cut if no end token comes.
             sampling: one for all or one an example.
+            progress: called after each batch with the number of examples answered so far.
 
         Raises:
             ValueError: max_new_tokens below 1, an empty prompt, or another number of samplings than of examples.
@@ -105,21 +110,24 @@ class Generator:
         if len(samplings) != len(examples):
             raise ValueError(f"sampling: {len(samplings)} for {len(examples)} examples; one for all or one each")
         answers: list[list[int]] = [[] for _ in examples]
+        answered = 0
         for members in self._batches(examples):
             rows = [examples[i] for i in members]
-            requests, greedy, progress, memory = self._prefill(rows, [samplings[i] for i in members], max_new_tokens)
-            progress = self._advance(self._params, progress, memory, requests, max_new_tokens, greedy=greedy)
-            tokens = np.asarray(progress.tokens)
+            requests, greedy, state, memory = self._prefill(rows, [samplings[i] for i in members], max_new_tokens)
+            state = self._advance(self._params, state, memory, requests, max_new_tokens, greedy=greedy)
+            tokens = np.asarray(state.tokens)
             for row, i in enumerate(members):
                 answers[i] = self._cut(tokens[row])
+            answered += len(members)
+            progress(answered)
         return answers
 
     def stream(self, example: Example, max_new_tokens: int, sampling: Sampling = Sampling()) -> Iterator[int]:
         """The ids of one answer as they are chosen, without the end token. Raises as `generate`."""
-        requests, greedy, progress, memory = self._prefill([example], [sampling], max_new_tokens, batch_size=1)
+        requests, greedy, state, memory = self._prefill([example], [sampling], max_new_tokens, batch_size=1)
         for step in range(max_new_tokens):
-            progress = self._advance(self._params, progress, memory, requests, step + 1, greedy=greedy)
-            token = int(progress.tokens[0, step])
+            state = self._advance(self._params, state, memory, requests, step + 1, greedy=greedy)
+            token = int(state.tokens[0, step])
             if token in self._end_ids:
                 return
             yield token
@@ -148,7 +156,7 @@ class Generator:
 
     def _prefill(
         self, rows: list[Example], samplings: list[Sampling], max_new_tokens: int, batch_size: int | None = None
-    ) -> tuple[Requests, bool, Progress, ImageMemory | None]:
+    ) -> tuple[Requests, bool, DecodeState, ImageMemory | None]:
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: {max_new_tokens}; at least 1")
         empty = (batch_size or self.batch_size) - len(rows)
@@ -163,12 +171,12 @@ class Generator:
             np.asarray([s.seed % 2**32 for s in samplings], np.uint32),
         )
         greedy = not any(s.temperature for s in samplings)
-        progress, memory = self._start(self._params, batch, requests, room=max_new_tokens, greedy=greedy)
-        return requests, greedy, progress, memory
+        state, memory = self._start(self._params, batch, requests, room=max_new_tokens, greedy=greedy)
+        return requests, greedy, state, memory
 
     def _start_batch(
         self, params: nnx.State, batch: Batch, requests: Requests, *, room: int, greedy: bool
-    ) -> tuple[Progress, ImageMemory | None]:
+    ) -> tuple[DecodeState, ImageMemory | None]:
         """Read the prompts and choose each row's first token."""
         model = nnx.merge(self._graphdef, params)
         rows, width = batch.tokens.shape
@@ -180,29 +188,29 @@ class Generator:
         last = hidden[jnp.arange(rows), jnp.maximum(requests.length - 1, 0)]
         token = self._choose(model.logits(last), jnp.int32(0), requests, greedy)
         tokens = jnp.full((rows, room), self._pad_id, jnp.int32).at[:, 0].set(token)
-        return Progress(tokens, jnp.int32(1), self._ends(token) | (requests.length == 0), cache), memory
+        return DecodeState(tokens, jnp.int32(1), self._ends(token) | (requests.length == 0), cache), memory
 
     def _advance_batch(
         self,
         params: nnx.State,
-        progress: Progress,
+        state: DecodeState,
         memory: ImageMemory | None,
         requests: Requests,
         limit: jax.Array,
         *,
         greedy: bool,
-    ) -> Progress:
+    ) -> DecodeState:
         """Choose tokens until every row has ended or has `limit` of them."""
         model = nnx.merge(self._graphdef, params)
 
-        def step(now: Progress) -> Progress:
+        def step(now: DecodeState) -> DecodeState:
             newest = jax.lax.dynamic_index_in_dim(now.tokens, now.step - 1, axis=1, keepdims=False)
             logits, cache = model.decode(newest, requests.length + now.step - 1, now.cache, memory)
             token = jnp.where(now.done, self._pad_id, self._choose(logits, now.step, requests, greedy))
             tokens = jax.lax.dynamic_update_index_in_dim(now.tokens, token, now.step, axis=1)
-            return Progress(tokens, now.step + 1, now.done | self._ends(token), cache)
+            return DecodeState(tokens, now.step + 1, now.done | self._ends(token), cache)
 
-        return jax.lax.while_loop(lambda now: (now.step < limit) & ~now.done.all(), step, progress)
+        return jax.lax.while_loop(lambda now: (now.step < limit) & ~now.done.all(), step, state)
 
     def _choose(self, logits: jax.Array, step: jax.Array, requests: Requests, greedy: bool) -> jax.Array:
         """Float32 [B, V] -> int32 [B]."""

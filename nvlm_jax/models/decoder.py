@@ -70,8 +70,10 @@ class DecoderLayer(nnx.Module):
 class Decoder(nnx.Module):
     """Token embedding, layers, final norm, vocabulary head."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs, dtype: str = "float32", remat: str = "none"):
-        self.config, self.dtype, self.remat = config, dtype, remat
+    def __init__(
+        self, config: DecoderConfig, rngs: nnx.Rngs, dtype: str = "float32", remat: str = "none", unroll: int = 1
+    ):
+        self.config, self.dtype, self.remat, self.unroll = config, dtype, remat, unroll
         self.embedding = nnx.Param(TABLE_INIT(rngs.params(), (config.vocab_size, config.width)))
         self.layers = stack(lambda rngs: DecoderLayer(config, rngs, dtype), config.layers, rngs)
         self.norm = rms_norm(config.width, config.norm_eps, rngs, dtype)
@@ -111,7 +113,7 @@ class Decoder(nnx.Module):
             return layer(x, positions, mask, cache)
 
         if cross is None:
-            x, cache = scan_layers(self.layers, layer_body, x, cache, remat=self.remat)
+            x, cache = scan_layers(self.layers, layer_body, x, cache, remat=self.remat, unroll=self.unroll)
         else:
             x, cache = self._with_cross_attention(layer_body, x, cross, memory, cache)
         return self.norm(x), cache
@@ -129,11 +131,11 @@ class Decoder(nnx.Module):
         def group_body(layers, x, scanned):
             gated_params, keys_values, cache = scanned
             x = rematerialised(gated_body, self.remat)(gated_params, x, keys_values)
-            return scan_layers(layers, layer_body, x, cache, remat=self.remat)
+            return scan_layers(layers, layer_body, x, cache, remat=self.remat, unroll=self.unroll)
 
         keys_values = None if memory.keys is None else (memory.keys, memory.values)
         xs = (gated_params, keys_values, grouped)
-        x, grouped = scan_layers(self.layers, group_body, x, xs, group=every)
+        x, grouped = scan_layers(self.layers, group_body, x, xs, group=every, unroll=self.unroll)
         return x, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), grouped)
 
 

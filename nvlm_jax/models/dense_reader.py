@@ -23,7 +23,7 @@ class DenseReader(nnx.Module):
         self.config = config
         shuffled = config.vision.width * config.pixel_shuffle**2
         shape = (shuffled, config.dense_labels * config.decoder.vocab_size)
-        self.vision = VisionEncoder(config.vision, rngs, config.dtype, config.remat)
+        self.vision = VisionEncoder(config.vision, rngs, config.dtype, config.remat, config.unroll)
         self.norm = nnx.LayerNorm(shuffled, dtype=jnp.dtype(config.dtype), rngs=rngs)
         self.head = nnx.Param(KERNEL_INIT(rngs.params(), shape))
 

@@ -83,6 +83,7 @@ def scan_layers(
     xs: Any = None,
     *,
     remat: str = "none",
+    unroll: int = 1,
     group: int | None = None,
 ) -> tuple[Any, Any]:
     """`lax.scan` over a stacked module: `carry, y = body(layer, carry, x)` for each layer in turn.
@@ -98,4 +99,4 @@ def scan_layers(
         params, x = scanned
         return body(nnx.merge(graphdef, params), carry, x)
 
-    return jax.lax.scan(rematerialised(step, remat), carry, (params, xs))
+    return jax.lax.scan(rematerialised(step, remat), carry, (params, xs), unroll=unroll)

@@ -32,9 +32,10 @@ class NVLM(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         self.config = config
         shuffled = config.vision.width * config.pixel_shuffle**2
-        self.vision = VisionEncoder(config.vision, rngs, config.dtype, config.remat)
+        how = (config.dtype, config.remat, config.unroll)
+        self.vision = VisionEncoder(config.vision, rngs, *how)
         self.projector = Projector(shuffled, config.projector_width, config.decoder.width, rngs, config.dtype)
-        self.decoder = Decoder(config.decoder, rngs, config.dtype, config.remat)
+        self.decoder = Decoder(config.decoder, rngs, *how)
         cross = config.cross_attention
         self.cross_attention = cross and CrossAttention(cross, config.decoder, config.arch, rngs, config.dtype)
 

@@ -71,8 +71,10 @@ class VisionLayer(nnx.Module):
 class VisionEncoder(nnx.Module):
     """Tiles -> patch features of the last layer."""
 
-    def __init__(self, config: VisionConfig, rngs: nnx.Rngs, dtype: str = "float32", remat: str = "none"):
-        self.config, self.dtype, self.remat = config, dtype, remat
+    def __init__(
+        self, config: VisionConfig, rngs: nnx.Rngs, dtype: str = "float32", remat: str = "none", unroll: int = 1
+    ):
+        self.config, self.dtype, self.scan = config, dtype, {"remat": remat, "unroll": unroll}
         patches = (config.image_size // config.patch_size) ** 2
         self.patch = linear(3 * config.patch_size**2, config.width, rngs, dtype, bias=True)
         self.class_token = nnx.Param(TABLE_INIT(rngs.params(), (1, 1, config.width)))
@@ -95,5 +97,5 @@ class VisionEncoder(nnx.Module):
 
     def __call__(self, tiles: jax.Array) -> jax.Array:
         """uint8 [tiles, P, P, 3] -> [tiles, patches, C]: the last layer without the class token."""
-        x, _ = scan_layers(self.layers, lambda layer, x, _: (layer(x), None), self.embed(tiles), remat=self.remat)
+        x, _ = scan_layers(self.layers, lambda layer, x, _: (layer(x), None), self.embed(tiles), **self.scan)
         return x[:, 1:]

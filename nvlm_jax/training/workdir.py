@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -48,11 +49,13 @@ def run_record(config: RunConfig) -> dict[str, Any]:
     return {"config": to_mapping(config), "versions": versions(), "commit": commit()}
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Installed versions of the libraries that a result depends on."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
+@functools.cache
 def commit() -> str | None:
     """Commit of the code, with "-dirty" when files differ from it; None where it is no git checkout."""
     here = Path(__file__).parent

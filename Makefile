@@ -1,0 +1,49 @@
+# make quickstart [ARCH=x]   train, restore and evaluate NVLM-D, X and H on embedded pages; one table, one report
+# make test                  ruff and every test that needs neither PyTorch nor TensorFlow
+# make test-parity           tests against PyTorch and transformers, in .venv-parity
+# make env | lint | clean
+# Python 3.11 or newer as `python3`, or named: make quickstart PYTHON=python3.12
+
+PYTHON ?= python3
+ARCH ?= d,x,h
+FLAGS ?=
+JOBS ?= 2
+
+BIN := .venv/bin
+PARITY := .venv-parity/bin
+INSTALL := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart env test test-parity lint clean
+
+quickstart: .venv/.runtime
+	$(BIN)/python -m launch.quickstart --archs=$(ARCH) $(FLAGS)
+
+env: .venv/.test
+
+test: lint
+	$(BIN)/python -m pytest -m "not parity" -n $(JOBS)
+
+test-parity: .venv-parity/.parity
+	$(PARITY)/python -m pytest -m parity
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf .venv .venv-parity .pytest_cache .ruff_cache
+
+# A stamp is newer than the list of packages it stands for; quickstart needs the first alone.
+.venv/.runtime: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("NVLM-JAX needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python $(INSTALL) -r requirements.txt
+	@touch $@
+
+.venv/.test: .venv/.runtime requirements-test.txt
+	$(BIN)/python $(INSTALL) -r requirements.txt -r requirements-test.txt
+	@touch $@
+
+.venv-parity/.parity: requirements.txt requirements-test.txt requirements-parity.txt
+	$(PYTHON) -m venv .venv-parity
+	$(PARITY)/python $(INSTALL) -r requirements.txt -r requirements-test.txt -r requirements-parity.txt
+	@touch $@

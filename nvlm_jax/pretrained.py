@@ -1,0 +1,242 @@
+"""A model that is ready to be asked: `nvlm_jax.load(path)`.
+
+model = nvlm_jax.load("path/to/checkpoint")
+print(model.generate("<image>\\nWhat is this?", images=["page.png"]))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from nvlm_jax.config import InputConfig, ModelConfig
+from nvlm_jax.convert import config_from_hf, open_model
+from nvlm_jax.convert.hf_config import end_ids
+from nvlm_jax.convert.shards import CheckpointError
+from nvlm_jax.generation.engine import Generator, Sampling, bucket_of
+from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Batch, Example, Message
+from nvlm_jax.inputs.example import ExampleBuilder
+from nvlm_jax.inputs.given import example_from_tokens
+from nvlm_jax.inputs.packing import pack_batch
+from nvlm_jax.inputs.tiling import ImageSource
+from nvlm_jax.models.build import abstract_model
+from nvlm_jax.models.nvlm import NVLM
+from nvlm_jax.training.checkpoints import CHECKPOINTS, find_step, is_checkpoint, place, read_meta
+from nvlm_jax.training.imported import open_checkpoint, restore_parameters
+
+Messages = str | Sequence[Message | Mapping[str, str]]
+DTYPES = ("float32", "bfloat16")
+
+
+def load(
+    path: str | Path,
+    dtype: str = "float32",
+    *,
+    image_token_id: int | None = None,
+    end_token_ids: Sequence[int] | None = None,
+    mesh: Mesh | None = None,
+) -> LoadedModel:
+    """Load a model for inference.
+
+    Args:
+        path: a Hugging Face directory of a whole NVLM model, a workdir (of a run, or of an imported checkpoint), or one
+            step's directory in it (the newest is taken of a workdir).
+        dtype: "float32" or "bfloat16", of the parameters and the computation. In float32, matrix products have full
+            float32 precision on every device.
+        image_token_id: for `logits` and `generate_tokens`. None = the tokenizer's `inputs.image_token`; where there is
+            no tokenizer, the one id in `tokens` that fits the number of tiles.
+        end_token_ids: what ends an answer. None = the tokenizer's `inputs.end_token`, else the checkpoint's own
+            (generation_config.json, or `eos_token_id` of its `llm_config`).
+        mesh: where to put the parameters, each straight onto its own devices; None = the first device.
+
+    Raises:
+        CheckpointError: nothing there that can be loaded; the message says what was expected.
+    """
+    path = Path(path)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: {dtype!r} is none of {', '.join(DTYPES)}")
+    if is_checkpoint(path):
+        config, inputs, ends = _workdir_settings(path)
+    else:
+        config, inputs, ends = *config_from_hf(path), end_ids(path)
+    if config.dense_labels:
+        raise CheckpointError(f"{path}: a vision encoder with labels; it answers no questions")
+    config = dataclasses.replace(config, dtype=dtype, frozen_dtype=dtype)
+    graphdef, abstract = nnx.split(abstract_model(config))
+    cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), abstract)
+    wanted = dict(nnx.to_flat_state(place(cast, mesh)))
+    target = {p: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.get_value() for p, leaf in wanted.items()}
+    found = restore_parameters(path, target) if is_checkpoint(path) else _read_hf(path, config, target)
+    state = nnx.from_flat_state([(p, leaf.replace(found[p])) for p, leaf in wanted.items()])
+    return LoadedModel(nnx.merge(graphdef, state), inputs, image_token_id, end_token_ids or ends)
+
+
+class LoadedModel:
+    """A model with its inputs' settings. Compiled programs are kept for the life of the object."""
+
+    def __init__(
+        self,
+        model: NVLM,
+        inputs: InputConfig,
+        image_token_id: int | None = None,
+        end_token_ids: Sequence[int] | None = None,
+    ):
+        self.model, self.config, self.inputs = model, model.config, inputs
+        self.image_token_id, self.end_token_ids = image_token_id, end_token_ids
+        graphdef, self._params = nnx.split(model)
+
+        def logits(params: nnx.State, batch: Batch) -> jax.Array:
+            model = nnx.merge(graphdef, params)
+            return model.logits(model.hidden(batch))
+
+        self._logits = jax.jit(logits)
+
+    def logits(self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None = None) -> np.ndarray:
+        """Scores of every next token.
+
+        Args:
+            tokens: int [S], the image token repeated where image tokens go (every tile for D, the thumbnail for H).
+            tiles: uint8 [T, P, P, 3], the thumbnail last; None = text only.
+
+        Returns:
+            float32 [S, V].
+
+        Raises:
+            ValueError: see `example_from_tokens`.
+        """
+        example = self._given(tokens, tiles)
+        room, tile_room = bucket_of(example)
+        batch = pack_batch([[example]], room, tile_room, self.config.vision.image_size, self.config.tokens_per_tile)
+        with self._precision():
+            return np.asarray(self._logits(self._params, batch)[0, : len(example.tokens)])
+
+    def generate(
+        self,
+        messages: Messages,
+        images: Sequence[ImageSource] = (),
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> str:
+        """The answer to a conversation. Arguments and errors as `stream`."""
+        return "".join(self.stream(messages, images, max_new_tokens, temperature, seed))
+
+    def stream(
+        self,
+        messages: Messages,
+        images: Sequence[ImageSource] = (),
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """The answer piece by piece.
+
+        Args:
+            messages: one user's text, or messages as `Message` or {"role": ..., "content": ...}; the last is a user's.
+                `<image>` stands where an image goes; without any, the images come first in the first user's message.
+            images: paths, encoded bytes or Pillow images.
+            max_new_tokens: where an answer is cut if it does not end.
+            temperature: 0 = always the most likely token.
+            seed: of the draws where temperature > 0.
+
+        Raises:
+            ValueError: the checkpoint has no tokenizer.
+            BadSample: an unusable image or conversation.
+        """
+        example = self.builder.prompt(with_placeholders(messages, len(images)), images)
+        tokenizer, ids, shown = self.builder.tokenizer, [], ""
+        with self._precision():
+            for token in self._generator.stream(example, max_new_tokens, Sampling(temperature, seed=seed)):
+                ids.append(token)
+                text = tokenizer.decode(ids)
+                # A character may take several tokens; until its last one it decodes to a replacement character.
+                if not text.endswith("\ufffd") and text != shown:
+                    yield text[len(shown) :]
+                    shown = text
+        if tokenizer.decode(ids) != shown:
+            yield tokenizer.decode(ids)[len(shown) :]
+
+    def generate_tokens(
+        self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None = None, max_new_tokens: int = 256
+    ) -> list[int]:
+        """The most likely continuation, without the end token. `tokens` and `tiles` as for `logits`."""
+        example = self._given(tokens, tiles)
+        with self._precision():
+            return self._generator.generate([example], max_new_tokens)[0]
+
+    @functools.cached_property
+    def builder(self) -> ExampleBuilder:
+        """Turns conversations into prompts. Raises ValueError where the checkpoint has no tokenizer."""
+        if not self.inputs.tokenizer:
+            raise ValueError("the checkpoint has no tokenizer.json; use generate_tokens, which takes ids")
+        return ExampleBuilder(self.inputs, self.config)
+
+    @functools.cached_property
+    def _generator(self) -> Generator:
+        vocabulary = self.config.decoder.vocab_size
+        ends = self.end_token_ids
+        if self.inputs.tokenizer:
+            vocabulary = self.builder.tokenizer.vocab_size
+            ends = ends or [self.builder.tokenizer.special(self.inputs.end_token)]
+        if not ends:
+            raise ValueError("the checkpoint does not say which token ends an answer; give end_token_ids to load()")
+        return Generator(self.model, vocabulary, list(ends), batch_size=1)
+
+    def _given(self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None) -> Example:
+        tokenizer = self.builder.tokenizer if self.inputs.tokenizer else None
+        return example_from_tokens(tokens, tiles, self.config, self.inputs, tokenizer, self.image_token_id)
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        full = self.config.dtype == "float32"
+        return jax.default_matmul_precision("highest") if full else contextlib.nullcontext()
+
+
+def with_placeholders(messages: Messages, images: int) -> list[Message]:
+    """Messages of any accepted form, with `<image>` put first where the user's texts have none.
+
+    Raises:
+        ValueError: a message without a role or content.
+    """
+    if isinstance(messages, str):
+        messages = [Message("user", messages)]
+    found = []
+    for message in messages:
+        if not isinstance(message, Message):
+            try:
+                message = Message(message["role"], message["content"])
+            except (KeyError, TypeError):
+                raise ValueError(f"messages: expected a role and a content, got {message!r}") from None
+        found.append(message)
+    first = next((i for i, m in enumerate(found) if m.role == "user"), None)
+    if images and first is not None and not any(IMAGE_PLACEHOLDER in m.content for m in found if m.role == "user"):
+        content = f"{IMAGE_PLACEHOLDER}\n" * images + found[first].content
+        found[first] = dataclasses.replace(found[first], content=content)
+    return found
+
+
+def _workdir_settings(path: Path) -> tuple[ModelConfig, InputConfig, list[int] | None]:
+    run, _ = open_checkpoint(path)
+    workdir, step = find_step(path)
+    _, meta = read_meta(workdir / CHECKPOINTS / str(step))
+    return run.model, run.inputs, meta.get("end_ids")
+
+
+def _read_hf(path: Path, config: ModelConfig, wanted: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], jax.Array]:
+    """Each parameter from the shards to its devices, one at a time."""
+    found = {}
+    for reader in open_model(path, config).values():
+        for tensor in reader.tensors:
+            target = wanted[tensor.ours]
+            array = reader.read(tensor).astype(target.dtype, copy=False)
+            found[tensor.ours] = jax.device_put(array, target.sharding)
+    return found

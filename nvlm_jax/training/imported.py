@@ -1,0 +1,165 @@
+"""Whole checkpoints between Hugging Face's layout and this project's, block by block, and parts of ours by name.
+
+An imported checkpoint is the workdir of a run of zero steps, so everything that takes a workdir takes it: evaluation,
+`init.checkpoint`, `init.vision` and so on. The projector is its trained part, everything else its frozen one; both keep
+the dtypes of the source. Of a single backbone there is only that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
+from nvlm_jax.convert import hf_config, hf_files, names
+from nvlm_jax.convert.read import PartArray, PartReader, open_model, open_part
+from nvlm_jax.convert.shards import CheckpointError
+from nvlm_jax.convert.stream import DiskArray, open_arrays, save_blocks
+from nvlm_jax.convert.write import complete_or_absent, write_hf
+from nvlm_jax.training.checkpoints import CHECKPOINTS, FROZEN, find_step, read_meta
+from nvlm_jax.training.workdir import run_record
+
+TOKENIZER = "tokenizer"  # folder of a workdir that travels with it
+TRAINED = "projector"
+
+
+def import_hf(source: str | Path, out: str | Path) -> RunConfig:
+    """Convert a Hugging Face directory (a whole NVLM model or a single backbone) to a workdir at `out`.
+
+    All names, shapes and settings are checked before anything is written; `out` appears when it is complete.
+
+    Raises:
+        CheckpointError: the source is damaged or of an unknown kind, its tokenizer does not fit, or `out` is not empty.
+    """
+    source, out = Path(source), Path(out).absolute()
+    model, inputs, readers = _open_hf(source)
+    hf_files.end_token_id(inputs, model)
+    end_ids, sums = hf_config.end_ids(source), {"params": None, "frozen": None}
+    trees: dict[str, dict[str, Any]] = {}
+    for part, reader in readers.items():
+        item = "params" if part == TRAINED else FROZEN
+        _insert(trees.setdefault(item, {}), {t.ours: PartArray(reader, t) for t in reader.tensors})
+    kept = dataclasses.replace(inputs, tokenizer=str(out / TOKENIZER) if inputs.tokenizer else "")
+    run = RunConfig(name=source.name, model=model, inputs=kept, train=TrainConfig(trainable=(TRAINED,)))
+    record = run_record(run)
+    with complete_or_absent(out) as partial:
+        step = partial / CHECKPOINTS / "0"
+        step.mkdir(parents=True)
+        if inputs.tokenizer:
+            (partial / TOKENIZER).mkdir()
+            hf_files.copy_tokenizer(partial / TOKENIZER, inputs)
+        for item, tree in trees.items():
+            save_blocks(partial / FROZEN if item == FROZEN else step / item, tree)
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            checkpointer.save(step / "meta", {"step": 0, "checksums": sums, "end_ids": end_ids} | record)
+        (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return run
+
+
+def export_hf(
+    checkpoint: str | Path,
+    directory: str | Path,
+    *,
+    step: int | None = None,
+    part: str = "",
+    dtype: str | None = None,
+    dummy_heads: int = 0,
+    like: str | Path | None = None,
+) -> RunConfig:
+    """Convert a step of a workdir to a Hugging Face directory.
+
+    Args:
+        checkpoint: a workdir, or one step's directory in it.
+        directory: where to; must not exist or be empty.
+        step: the newest if None.
+        part: "vision" or "llm" writes that backbone alone, in its own layout.
+        dtype: of the written tensors; None = as in the checkpoint (float32 where it was trained).
+        dummy_heads: see `write_hf`.
+        like: see `write_hf`.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or lacks a part, or `directory` is not empty.
+    """
+    run, arrays = open_checkpoint(checkpoint, step)
+    parts = [part] if part else [p for p in names.parts_of(run.model) if any(k[0] == names.PARTS[p] for k in arrays)]
+    write_hf(directory, run.model, run.inputs, arrays, parts=parts, dtype=dtype, dummy_heads=dummy_heads, like=like)
+    return run
+
+
+def open_checkpoint(path: str | Path, step: int | None = None) -> tuple[RunConfig, dict[names.Path, DiskArray]]:
+    """The config of a checkpoint and all its parameters by path, none of them read yet.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it cannot be read.
+    """
+    workdir, step = find_step(path, step)
+    where = workdir / CHECKPOINTS / str(step)
+    run, _ = read_meta(where)
+    if (workdir / TOKENIZER).is_dir():  # the workdir may have been moved
+        run = dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, tokenizer=str(workdir / TOKENIZER)))
+    arrays: dict[names.Path, DiskArray] = {}
+    for item in (where / "params", workdir / FROZEN):
+        if item.is_dir():
+            arrays |= open_arrays(item)
+    return run, arrays
+
+
+def restore_parameters(path: str | Path, wanted: Mapping[names.Path, jax.ShapeDtypeStruct]) -> dict[names.Path, Any]:
+    """Some parameters of a checkpoint, each straight onto the devices of its target.
+
+    Args:
+        path: a workdir, or one step's directory in it.
+        wanted: path -> abstract array with the dtype (cast on the way) and, on devices, the sharding.
+
+    Raises:
+        CheckpointError: a parameter is not there or has another shape, or the checkpoint cannot be read.
+    """
+    _, arrays = open_checkpoint(path)
+    faults = [f"{'/'.join(p)} is missing, expected {tuple(t.shape)}" for p, t in wanted.items() if p not in arrays]
+    faults += [
+        f"{'/'.join(p)} has shape {arrays[p].shape}, expected {tuple(t.shape)}"
+        for p, t in wanted.items()
+        if p in arrays and arrays[p].shape != tuple(t.shape)
+    ]
+    if faults:
+        raise CheckpointError(f"{path}: does not fit:\n  " + "\n  ".join(faults))
+    found: dict[names.Path, Any] = {}
+    for directory in {arrays[p].directory for p in wanted}:
+        target: dict[str, Any] = {}
+        _insert(target, {p: t for p, t in wanted.items() if arrays[p].directory == directory})
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            args = ocp.args.PyTreeRestore(
+                target, ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+            )
+            restored = checkpointer.restore(directory, args=args)
+        found |= {tuple(k.key for k in keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(restored)[0]}
+    return found
+
+
+def _open_hf(source: Path) -> tuple[ModelConfig, InputConfig, dict[str, PartReader]]:
+    config = hf_config.read_config(source)
+    if config is None:
+        raise CheckpointError(f"{source}: no {hf_config.CONFIG}; expected a Hugging Face directory")
+    if hf_config.architecture(config, source) in hf_config.MODELS:
+        model, inputs = hf_config.config_from_hf(source)
+        return model, inputs, open_model(source, model)
+    part, sizes = hf_config.backbone_from_hf(source)
+    dtype = hf_config.dtype_from_hf(config)
+    field = "decoder" if isinstance(sizes, DecoderConfig) else "vision"
+    model = ModelConfig(**{field: sizes}, dtype=dtype, frozen_dtype=dtype)
+    has_tokenizer = part == "llm" and (source / hf_config.TOKENIZER).exists()
+    return model, InputConfig(tokenizer=str(source) if has_tokenizer else ""), {part: open_part(source, part, model)}
+
+
+def _insert(tree: dict[str, Any], flat: Mapping[names.Path, Any] | Iterable[Any]) -> None:
+    for path, value in dict(flat).items():
+        inner = tree
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = value

@@ -1,0 +1,163 @@
+"""Out and in again: every tensor bit for bit, settings and files included."""
+
+import dataclasses
+import filecmp
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from safetensors.numpy import load_file
+
+from nvlm_jax.convert import config_from_hf, names, open_model, read_part
+from nvlm_jax.convert import read as read_module
+from nvlm_jax.convert.shards import SINGLE, open_shards
+from nvlm_jax.convert.write import write_hf
+from nvlm_jax.inputs.tokenizer import Tokenizer
+from nvlm_jax.training.checkpoints import restore_model
+from nvlm_jax.training.imported import export_hf, import_hf, open_checkpoint
+from tests import golden
+from tests.convert.support import INPUTS, assert_same, random_parameters, small
+
+TOKENIZER = "nvlm_jax/assets/tiny"
+
+
+def read_all(path, config):
+    return {k: v for part in names.parts_of(config) for k, v in read_part(path, part, config).items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "mixed"])
+@pytest.mark.parametrize("arch", ["d", "x", "h"])
+def test_hf_and_orbax_round_trip(tmp_path, arch, dtype):
+    config, want = small(arch), random_parameters(small(arch), dtype)
+    write_hf(tmp_path / "hf", config, INPUTS, want, shard_bytes=9_000, dummy_heads=2)
+    found, inputs = config_from_hf(tmp_path / "hf")
+    assert dataclasses.replace(found, dtype="float32", frozen_dtype="float32") == config
+    assert inputs == INPUTS
+    assert_same(read_all(tmp_path / "hf", config), want)
+
+    import_hf(tmp_path / "hf", tmp_path / "ckpt")
+    run, arrays = open_checkpoint(tmp_path / "ckpt")
+    assert run.model == found and run.inputs == INPUTS
+    assert_same(arrays, want)
+
+    export_hf(tmp_path / "ckpt", tmp_path / "again", dummy_heads=2, like=tmp_path / "hf")
+    shards = [f for f in os.listdir(tmp_path / "hf") if f.endswith(".safetensors")]
+    assert len(shards) > 3
+    assert filecmp.cmpfiles(tmp_path / "hf", tmp_path / "again", [*shards, "config.json"], shallow=False)[1:] == (
+        [],
+        [],
+    )
+
+
+def test_golden_checkpoint_comes_back_byte_for_byte(tmp_path):
+    import_hf(golden.DIRECTORY, tmp_path / "ckpt")
+    export_hf(tmp_path / "ckpt", tmp_path / "hf", dummy_heads=1, like=golden.DIRECTORY)
+    files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert filecmp.cmpfiles(golden.DIRECTORY, tmp_path / "hf", files, shallow=False)[0] == files
+    index = "model.safetensors.index.json"
+    want, got = (json.loads((d / index).read_text()) for d in (golden.DIRECTORY, tmp_path / "hf"))
+    assert got["weight_map"] == want["weight_map"]
+
+
+@pytest.mark.parametrize("form", ["whole", "single"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_single_backbones(tmp_path, form, bias, tied):
+    config = small(qkv_bias=bias, tied_embeddings=tied, rope_theta=5e6, norm_eps=1e-5)
+    want = random_parameters(config)
+    for part in ("vision", "llm"):
+        parts = [part] if form == "single" else None
+        write_hf(tmp_path / part, config, INPUTS, want, parts=parts)
+        got = read_part(tmp_path / part / SINGLE, part, config)
+        assert_same(got, {k: v for k, v in want.items() if k[0] == names.PARTS[part]})
+        if form == "single":
+            import_hf(tmp_path / part, tmp_path / f"{part}-ckpt")
+            run, arrays = open_checkpoint(tmp_path / f"{part}-ckpt")
+            assert_same(arrays, got)
+            expected = config.vision if part == "vision" else config.decoder
+            assert getattr(run.model, names.PARTS[part]) == expected
+
+
+def test_large_tensors_are_read_and_written_in_blocks(tmp_path, monkeypatch):
+    config = small("h")
+    want = random_parameters(config, "mixed")
+    monkeypatch.setattr(read_module, "BLOCK_BYTES", 300)  # a row or two of most matrices
+    write_hf(tmp_path / "hf", config, INPUTS, want)
+    readers = open_model(tmp_path / "hf", config).values()
+    matrices = [(r, t) for r in readers for t in r.tensors if t.form == "matrix"]
+    biggest = max(block.nbytes for reader, tensor in matrices for _, block in reader.blocks(tensor))
+    assert 150 < biggest <= 300
+    import_hf(tmp_path / "hf", tmp_path / "ckpt")
+    export_hf(tmp_path / "ckpt", tmp_path / "again", like=tmp_path / "hf")
+    assert filecmp.cmp(tmp_path / "hf" / SINGLE, tmp_path / "again" / SINGLE, shallow=False)
+
+
+def test_imported_checkpoint_restores_with_plain_orbax_and_with_the_trainer(tmp_path):
+    want = read_all(golden.DIRECTORY, golden.config())
+    import_hf(golden.DIRECTORY, tmp_path)
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(tmp_path / "frozen")
+    np.testing.assert_array_equal(tree["vision"]["layers"]["up"]["kernel"], want["vision", "layers", "up", "kernel"])
+    run, model = restore_model(tmp_path)
+    assert run.model == golden.config()
+    path = ("decoder", "layers", "attention", "q", "kernel")
+    np.testing.assert_array_equal(model.decoder.layers.attention.q.kernel[...], want[path])
+
+
+MESH_SCRIPT = """
+import sys, jax, numpy as np
+from nvlm_jax.config import MeshConfig
+from nvlm_jax.parallel.mesh import make_mesh
+from nvlm_jax.pretrained import load
+from flax import nnx
+count = int(sys.argv[2])
+assert jax.device_count() == count
+mesh = make_mesh(MeshConfig(fsdp=-1, tensor=min(count, 2)))
+model = load(sys.argv[1], mesh=mesh).model
+for path, value in nnx.to_flat_state(nnx.state(model)):
+    array = value[...]
+    assert len(array.sharding.device_set) == count, path
+    if path[-1] == "kernel" and path[0] == "decoder" and count > 1:
+        assert max(s.data.size for s in array.addressable_shards) <= array.size // count, path
+print(float(sum(np.abs(np.asarray(v[...])).astype(np.float64).sum() for _, v in nnx.to_flat_state(nnx.state(model)))))
+"""
+
+
+def test_imported_checkpoint_restores_onto_meshes(tmp_path):
+    import_hf(golden.DIRECTORY, tmp_path / "ckpt")
+    total = sum(np.abs(v).astype(np.float64).sum() for v in read_all(golden.DIRECTORY, golden.config()).values())
+    for source, count in [(tmp_path / "ckpt", 1), (tmp_path / "ckpt", 2), (tmp_path / "ckpt", 8)]:
+        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+        command = [sys.executable, "-c", MESH_SCRIPT, str(source), str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        np.testing.assert_allclose(float(done.stdout), total, rtol=1e-12)
+
+
+def test_shards_are_those_of_the_safetensors_library(tmp_path):
+    config = small()
+    want = random_parameters(config, "mixed")
+    write_hf(tmp_path, config, INPUTS, want)
+    library, ours = load_file(tmp_path / SINGLE), open_shards(tmp_path)
+    assert library.keys() == ours.keys()
+    for name, value in library.items():
+        assert value.dtype == ours[name].dtype
+        np.testing.assert_array_equal(value, ours.read(name))
+
+
+def test_tokenizer_and_generation_settings_travel(tmp_path):
+    config = small(vocab_size=512)
+    inputs = dataclasses.replace(INPUTS, tokenizer=TOKENIZER)
+    write_hf(tmp_path / "hf", config, inputs, random_parameters(config))
+    end = Tokenizer(TOKENIZER).special("<|im_end|>")
+    assert json.loads((tmp_path / "hf/generation_config.json").read_text())["eos_token_id"] == end
+    assert "<|im_start|>" in json.loads((tmp_path / "hf/tokenizer_config.json").read_text())["chat_template"]
+    run = import_hf(tmp_path / "hf", tmp_path / "ckpt")
+    os.rename(tmp_path / "ckpt", tmp_path / "moved")  # the tokenizer moves with the checkpoint
+    inputs = open_checkpoint(tmp_path / "moved")[0].inputs
+    assert Tokenizer(inputs.tokenizer).encode("abc") == Tokenizer(TOKENIZER).encode("abc")
+    assert run.inputs.system == INPUTS.system

@@ -1,0 +1,60 @@
+"""The two commands, as a user types them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from flax import nnx
+
+from nvlm_jax.config import InputConfig
+from nvlm_jax.convert.write import write_hf
+from nvlm_jax.models.build import build_model
+from tests import golden
+from tests.test_pretrained import picture, small
+
+
+def command(module: str, *flags: str, text: str = "") -> subprocess.CompletedProcess:
+    env = os.environ | {"XLA_FLAGS": ""}
+    line = [sys.executable, "-m", f"launch.{module}", *flags]
+    return subprocess.run(line, capture_output=True, text=True, env=env, input=text, timeout=120)
+
+
+def test_convert_there_and_back(tmp_path):
+    done = command("convert", f"--from_hf={golden.DIRECTORY}", f"--out={tmp_path / 'ckpt'}")
+    assert done.returncode == 0 and "hf -> " in done.stdout, done.stderr
+    done = command("convert", f"--to_hf={tmp_path / 'hf'}", f"--checkpoint={tmp_path / 'ckpt'}", "--dummy_heads=1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "hf" / "model.safetensors").stat().st_size > 1_270_000
+
+
+def test_convert_says_what_is_wrong_in_one_line(tmp_path):
+    done = command("convert", f"--from_hf={tmp_path}", f"--out={tmp_path / 'ckpt'}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"CheckpointError: {tmp_path}: no config.json" in done.stderr
+    done = command("convert", f"--from_hf={tmp_path}", f"--checkpoint={tmp_path}")
+    assert done.returncode == 1 and "give either --from_hf and --out" in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    config, path = small("d"), tmp_path_factory.mktemp("hf")
+    parameters = {p: value[...] for p, value in nnx.to_flat_state(nnx.state(build_model(config)))}
+    write_hf(path, config, InputConfig(tokenizer="nvlm_jax/assets/tiny"), parameters)
+    return path
+
+
+def test_generate_answers_a_question_about_an_image(checkpoint, tmp_path):
+    picture().save(tmp_path / "page.png")
+    flags = (f"--checkpoint={checkpoint}", f"--image={tmp_path / 'page.png'}", "--max_new_tokens=3")
+    done = command("generate", *flags, "--prompt=what?")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    chat = command("generate", *flags, text="what?\nand now?\n\n")
+    assert chat.returncode == 0, chat.stderr
+    assert chat.stdout.count("> ") == 3 and done.stdout.strip() in chat.stdout
+
+
+def test_generate_names_an_image_that_is_missing(checkpoint):
+    done = command("generate", f"--checkpoint={checkpoint}", "--image=nowhere.png", "--prompt=what?")
+    assert done.returncode == 1 and "nowhere.png" in done.stderr and "Traceback" not in done.stderr
