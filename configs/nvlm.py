@@ -177,7 +177,7 @@ def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
 
 
 # The tiny runs: not of the paper but for the two stages, what trains in each, and one tile first (T10).
-TINY_ROWS = {"tokens_per_row": 512, "tiles_per_row": 14, "pack_window": 256, "max_bad_share": 0.001}
+TINY_ROWS = {"tokens_per_row": 512, "tiles_per_row": 11, "pack_window": 256, "max_bad_share": 0.001}
 TINY_STEPS = {"pretrain": {"d": 60, "x": 150, "h": 150}, "sft": {"d": 160, "x": 250, "h": 250}}
 
 
@@ -191,7 +191,8 @@ def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
         init=InitConfig(vision=TINY_ASSETS, llm=TINY_ASSETS)
         if pretrain
         else InitConfig(checkpoint=f"runs/nvlm-{arch}-tiny-pretrain"),
-        data=_tiny_data(blend),
+        # D holds its image tokens in the row, X and H little or none of them.
+        data=_tiny_data(blend, TINY_ROWS | ({"tokens_per_row": 640} if arch == "d" else {})),
         optimizer=OptimizerConfig(
             learning_rate=3e-3 if pretrain else 1e-3,
             min_learning_rate=1e-4,
@@ -210,7 +211,7 @@ def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
 
 def _tiny_vision(arch: str, size: str, stage: str) -> RunConfig:
     """Teach the tiny encoder to read: for each image token its glyph and the word, number or bar it belongs to."""
-    data = TINY_ROWS | {"tokens_per_row": 14 * 16 * 5}  # tiles, image tokens of a tile, labels of an image token
+    data = TINY_ROWS | {"tiles_per_row": 14, "tokens_per_row": 14 * 16 * 5}  # tiles, tokens of a tile, labels of each
     return RunConfig(
         name="tiny-vision",
         model=_tiny_model("d", dense_labels=5),

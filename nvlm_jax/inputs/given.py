@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,12 +63,11 @@ def example_from_tokens(
     )
 
 
-def _visibility(
-    tokens: np.ndarray, count: int, inputs: InputConfig, tokenizer: Tokenizer
-) -> tuple[np.ndarray, int]:
+def _visibility(tokens: np.ndarray, count: int, inputs: InputConfig, tokenizer: Tokenizer) -> tuple[np.ndarray, int]:
     """`tag_tile` [S] and the place of the first token of `<Image>`, from which on tiles are seen."""
-    start = next((i for i in range(len(tokens)) if IMAGE_OPEN in tokenizer.decode(tokens[: i + 1])), 0)
-    while start and IMAGE_OPEN not in tokenizer.decode(tokens[start : start + 8]):
+    end = bisect.bisect_left(range(len(tokens)), True, key=lambda i: IMAGE_OPEN in tokenizer.decode(tokens[: i + 1]))
+    start = min(end, len(tokens) - 1)
+    while start and IMAGE_OPEN not in tokenizer.decode(tokens[start : end + 1]):
         start -= 1
     tag_tile = np.zeros(len(tokens), np.int32)
     style = inputs.tile_tags if inputs.tile_tags in ("1d", "none") else "none"  # others depend on the grid

@@ -22,14 +22,16 @@ def small(arch: str = "d", **decoder) -> ModelConfig:
     )  # fmt: skip
 
 
-def random_parameters(config: ModelConfig, dtype: str = "float32", seed: int = 0) -> dict[names.Path, np.ndarray]:
-    """Random values for all parameters; with dtype "mixed", every other one is bfloat16."""
+def random_parameters(
+    config: ModelConfig, dtype: str = "float32", seed: int = 0, scale: float = 1.0
+) -> dict[names.Path, np.ndarray]:
+    """Normal values for all parameters, times `scale`; with dtype "mixed", every other one is bfloat16."""
     rng = np.random.default_rng(seed)
     found = {}
     for part in names.parts_of(config):
         for i, tensor in enumerate(names.tensors(config, part)):
             name = dtype if dtype != "mixed" else ("float32", "bfloat16")[i % 2]
-            values = rng.normal(size=tensor.stacked_shape).astype(np.float32)
+            values = (scale * rng.normal(size=tensor.stacked_shape)).astype(np.float32)
             found[tensor.ours] = values.astype(ml_dtypes.bfloat16 if name == "bfloat16" else np.float32)
     return found
 

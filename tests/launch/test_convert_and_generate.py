@@ -5,12 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from flax import nnx
 
 from nvlm_jax.config import InputConfig
 from nvlm_jax.convert.write import write_hf
-from nvlm_jax.models.build import build_model
 from tests import golden
+from tests.convert.support import random_parameters
 from tests.test_pretrained import picture, small
 
 
@@ -39,8 +38,7 @@ def test_convert_says_what_is_wrong_in_one_line(tmp_path):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     config, path = small("d"), tmp_path_factory.mktemp("hf")
-    parameters = {p: value[...] for p, value in nnx.to_flat_state(nnx.state(build_model(config)))}
-    write_hf(path, config, InputConfig(tokenizer="nvlm_jax/assets/tiny"), parameters)
+    write_hf(path, config, InputConfig(tokenizer="nvlm_jax/assets/tiny"), random_parameters(config, scale=0.3))
     return path
 
 
