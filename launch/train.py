@@ -19,12 +19,17 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from data_pipelines.faults import TooManyBadSamples
 from data_pipelines.loader import batches, make_plan
+from data_pipelines.plan import PlanError
+from data_pipelines.records import DatasetError
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.training.checkpoints import CheckpointError
 from nvlm_jax.training.loop import NonFiniteLoss, train
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/nvlm.py:arch=d,size=tiny,stage=sft", lock_config=True)
+# Faults of what the run was given, not of the code: their messages say what to do, a traceback would not.
+EXPECTED = (ConfigError, DatasetError, PlanError, TooManyBadSamples, CheckpointError, NonFiniteLoss)
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 
 
@@ -36,11 +41,9 @@ def main(argv: list[str]) -> None:
     try:
         config = from_mapping(RunConfig, CONFIG.value.to_dict())
         plan = make_plan(config)
-        data = partial(
-            batches, config, plan, process_index=jax.process_index(), process_count=jax.process_count()
-        )
+        data = partial(batches, config, plan, process_index=jax.process_index(), process_count=jax.process_count())
         outcome = train(config, WORKDIR.value, data, plan.groups)
-    except (ConfigError, CheckpointError, NonFiniteLoss) as error:
+    except EXPECTED as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if outcome.finished:
         print(f"{WORKDIR.value}: finished, {outcome.step} steps")

@@ -171,14 +171,16 @@ def test_image_token_is_inferred_from_runs_of_whole_tiles():
 )
 def test_bad_ids_and_tiles(tokens, tiles, message):
     with pytest.raises(ValueError, match=message):
-        example_from_tokens(np.array(tokens), tiles, small("d"), image_token=9)
+        example_from_tokens(np.array(tokens), tiles, small("d"), InputConfig(), image_token=9)
 
 
 def test_which_image_tokens_each_architecture_holds():
     tiles = np.zeros((3, 32, 32, 3), np.uint8)
-    text = [1, 2, 3]
-    slots = {arch: example_from_tokens(text + [9] * n, tiles, small(arch), image_token=9).image_slots[3:].tolist()
-             for arch, n in (("d", 12), ("x", 0), ("h", 4))}  # fmt: skip
+    slots = {}
+    for arch, image_tokens in (("d", 12), ("x", 0), ("h", 4)):
+        tokens = np.array([1, 2, 3] + [9] * image_tokens)
+        example = example_from_tokens(tokens, tiles, small(arch), InputConfig(), image_token=9)
+        slots[arch] = example.image_slots[3:].tolist()
     assert slots == {"d": list(range(12)), "x": [], "h": [8, 9, 10, 11]}
 
 

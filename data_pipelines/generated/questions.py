@@ -2,8 +2,9 @@
 
 Every question has a *type*, the group that a report shows, and a *kind*: `content` questions name what to look for
 and can be answered wherever it stands, `place` questions name a tile, so they need to know which tile is which.
-Texts are lower case and contents are quoted as the page's symbols. In a place question the row and column come before
-the tile: a model whose tag token reads the tile then already knows what to read there.
+Texts are lower case and contents are quoted as the page's symbols, a labelled one behind its label: `kFOX`. In a place
+question the row and column come before the tile: a model whose tag token reads the tile then already knows what to read
+there.
 """
 
 from __future__ import annotations
@@ -121,11 +122,11 @@ def _pools(page: Page, reference: str) -> dict[str, list[Question]]:
     for element in page.elements:
         if element.kind in ASK_CONTENT:
             pools[element.kind].append(
-                Question(element.kind, ASK_CONTENT[element.kind].format(element.label), element.text)
+                Question(element.kind, ASK_CONTENT[element.kind].format(element.label), element.label + element.text)
             )
         if element.kind in ("word", "number"):
             name = tile_name(page, element.tile, reference)
-            pools["line"].append(Question("line", ASK_LINE.format(element.row + 1, name), element.text))
+            pools["line"].append(Question("line", ASK_LINE.format(element.row + 1, name), element.label + element.text))
     for tile, symbols in enumerate(page.described()[: page.tiles]):
         name = tile_name(page, tile, reference)
         for cell, symbol in enumerate(symbols):

@@ -18,7 +18,7 @@ def example_from_tokens(
     tokens: Sequence[int] | np.ndarray,
     tiles: np.ndarray | None,
     model: ModelConfig,
-    inputs: InputConfig = InputConfig(),
+    inputs: InputConfig,
     tokenizer: Tokenizer | None = None,
     image_token: int | None = None,
 ) -> Example:

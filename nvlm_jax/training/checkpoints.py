@@ -8,6 +8,7 @@ once, beside the steps. Arrays are stored whole, whatever the mesh, so any mesh 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+from nvlm_jax.convert.shards import CheckpointError
 from nvlm_jax.models.build import Model, build_model
 from nvlm_jax.parallel.sharding import path_text, state_shardings
 from nvlm_jax.training.step import SplitModel, TrainState, init_state, split_model
@@ -28,10 +30,6 @@ CHECKPOINTS, FROZEN, BROKEN = "checkpoints", "frozen", "broken"
 # Errors that say nothing about the files.
 NOT_CORRUPTION = (ConfigError, MemoryError, jax.errors.JaxRuntimeError)
 log = logging.getLogger(__name__)
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is not there, cannot be read, or is not of this run. The message names the path."""
 
 
 class Restored(NamedTuple):
@@ -58,6 +56,8 @@ class Checkpoints:
 
     def save_frozen(self, frozen: nnx.State) -> None:
         """Save the parameters that are not trained; waits until they are on disk."""
+        for unfinished in self.workdir.glob(f"{FROZEN}.orbax-checkpoint-tmp*"):  # a killed run's
+            shutil.rmtree(unfinished)
         self.frozen_sums = checksums(frozen)
         if self.frozen_sums:
             with ocp.StandardCheckpointer() as checkpointer:

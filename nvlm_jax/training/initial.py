@@ -10,9 +10,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from nvlm_jax.config import ConfigError, ModelConfig, RunConfig, to_mapping
+from nvlm_jax.convert import read_part
 from nvlm_jax.models.build import Model, abstract_model, build_model
 from nvlm_jax.parallel.sharding import path_text
 from nvlm_jax.training.checkpoints import is_checkpoint, place, restore_model
+from nvlm_jax.training.imported import open_checkpoint, restore_parameters
 from nvlm_jax.training.workdir import differences, flatten
 
 PARTS = {"vision": "vision", "llm": "decoder", "projector": "projector"}  # key of `init` -> part of the model
@@ -93,17 +95,17 @@ def _loaded(config: RunConfig, target: dict[Path, Any], mesh: Mesh | None) -> di
             wanted = {path: leaf for path, leaf in target.items() if path[0] == part}
             if not wanted:
                 raise ConfigError(f"init.{key}: {source} is given, but this model has no part {part}")
-            loaded |= _fit(_read(source, key, config, mesh), wanted, source, f"init.{key}")
+            loaded |= _fit(_read(source, key, config, wanted), wanted, source, f"init.{key}")
     return loaded
 
 
-def _read(source: str, key: str, config: RunConfig, mesh: Mesh | None) -> dict[Path, Any]:
-    if is_checkpoint(source):
-        model = restore_model(source, mesh=mesh)[1]
-        return {path: value for path, value in _arrays(model).items() if path[0] == PARTS[key]}
-    from nvlm_jax.convert import read_part
-
-    return read_part(source, key, config.model)
+def _read(source: str, key: str, config: RunConfig, wanted: dict[Path, Any]) -> dict[Path, Any]:
+    """All parameters of one part: of a workdir or a step's directory, otherwise of a Hugging Face directory."""
+    if not is_checkpoint(source):
+        return read_part(source, key, config.model)
+    found = {path: array for path, array in open_checkpoint(source)[1].items() if path[0] == PARTS[key]}
+    _check_fit(found, wanted, source, f"init.{key}")
+    return restore_parameters(source, wanted)
 
 
 def _arrays(model: Model) -> dict[Path, jax.Array]:
@@ -112,6 +114,11 @@ def _arrays(model: Model) -> dict[Path, jax.Array]:
 
 def _fit(found: dict[Path, Any], wanted: dict[Path, Any], source: str, key: str) -> dict[Path, jax.Array]:
     """The arrays of `found` in the dtypes and places of `wanted`. Raises ConfigError unless names and shapes agree."""
+    _check_fit(found, wanted, source, key)
+    return {path: jax.device_put(_cast(found[path], leaf.dtype), leaf.sharding) for path, leaf in wanted.items()}
+
+
+def _check_fit(found: dict[Path, Any], wanted: dict[Path, Any], source: str, key: str) -> None:
     faults = [f"{'/'.join(path)}: missing there" for path in wanted if path not in found]
     faults += [f"{'/'.join(path)}: of no use here" for path in found if path not in wanted]
     faults += [
@@ -121,7 +128,6 @@ def _fit(found: dict[Path, Any], wanted: dict[Path, Any], source: str, key: str)
     ]
     if faults:
         raise ConfigError(f"{key}: the parameters of {source} do not fit this model:\n  " + "\n  ".join(faults))
-    return {path: jax.device_put(_cast(found[path], leaf.dtype), leaf.sharding) for path, leaf in wanted.items()}
 
 
 def _cast(array: Any, dtype: Any) -> Any:

@@ -280,6 +280,7 @@ class Stop:
         return bool(received)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if self.received is None:
+            self.received = number
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number

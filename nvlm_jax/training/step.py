@@ -95,7 +95,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": value, "trained_tokens": batch.loss_weights.sum(), "group_loss": nll, "group_weight": weight}
-        metrics |= {"grad_norm": optax.global_norm(grads)} | part_norms(grads) | gate_values(params)
+        metrics |= {"grad_norm": optax.tree.norm(grads)} | part_norms(grads) | gate_values(params)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return step
@@ -108,7 +108,7 @@ def split_rows(batch: Batch, count: int) -> Batch:
 
 def part_norms(grads: nnx.State) -> dict[str, jax.Array]:
     """Gradient norm of each top-level part, before clipping."""
-    return {f"grad_norm/{part}": optax.global_norm(grads[part]) for part in grads}
+    return {f"grad_norm/{part}": optax.tree.norm(grads[part]) for part in grads}
 
 
 def gate_values(params: nnx.State) -> dict[str, jax.Array]:

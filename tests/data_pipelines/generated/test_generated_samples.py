@@ -35,9 +35,9 @@ def answer_from(tiles, question):
     at = {line[0]: line[1:] for _, _, line in lines(tiles) if line[0].islower()}
     if match := re.fullmatch(r"what (word|number) is at \[([a-z])\]\?", question):
         assert at[match[2]].isdigit() == (match[1] == "number")
-        return at[match[2]]
+        return match[2] + at[match[2]]
     if match := re.fullmatch(r"what is the value of bar \[([a-z])\]\?", question):
-        return bars(tiles)[match[1]]
+        return match[1] + bars(tiles)[match[1]]
     if match := re.fullmatch(r"how many (word|number|bar)s are on the page\?", question):
         if match[1] == "bar":
             return str(len(bars(tiles)))
@@ -51,7 +51,7 @@ def answer_from(tiles, question):
     assert not tag or len(tiles) > 1
     symbols = tiles[int(tag or number or 1) - 1]
     if line:
-        return symbols[4 * int(line) - 3 : 4 * int(line)]
+        return symbols[4 * int(line) - 4 : 4 * int(line)]
     return symbols[4 * (int(row) - 1) + int(column) - 1]
 
 
@@ -88,7 +88,7 @@ def test_place_questions_ask_for_lines_of_words_and_numbers_and_cells_with_a_gly
     for index in range(400):
         for question, answer, group in turns(generate("described", "train", 6, index)):
             if group == "line":
-                assert re.fullmatch("[A-Z]{3}|[0-9]{3}", answer), question
+                assert re.fullmatch("[a-z]([A-Z]{3}|[0-9]{3})", answer), question
             if group == "cell":
                 assert re.fullmatch("[A-Z0-9.#]", answer), question
                 cells, bare = cells + 1, bare + (answer in ".#")
