@@ -15,7 +15,6 @@ from absl import app, flags, logging
 
 from nvlm_jax.config import ConfigError
 from nvlm_jax.convert import CheckpointError
-from nvlm_jax.training import checkpoints
 from nvlm_jax.training.imported import export_hf, import_hf
 
 FROM_HF = flags.DEFINE_string("from_hf", None, "Hugging Face directory to import")
@@ -52,7 +51,7 @@ def main(argv: list[str]) -> None:
                 dummy_heads=DUMMY_HEADS.value,
                 like=LIKE.value,
             )
-    except (CheckpointError, checkpoints.CheckpointError, ConfigError) as error:
+    except (CheckpointError, ConfigError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{run.name} -> {OUT.value or TO_HF.value} in {time.perf_counter() - start:.1f} s")
 

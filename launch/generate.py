@@ -19,7 +19,6 @@ from nvlm_jax.convert import CheckpointError
 from nvlm_jax.inputs.batch import Message
 from nvlm_jax.inputs.errors import BadSample
 from nvlm_jax.pretrained import LoadedModel, with_placeholders
-from nvlm_jax.training import checkpoints
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Hugging Face directory, workdir or step", required=True)
 IMAGES = flags.DEFINE_multi_string("image", [], "an image file; may be given several times")
@@ -40,7 +39,7 @@ def main(argv: list[str]) -> None:
             answer(model, [Message("user", PROMPT.value)], IMAGES.value)
         else:
             chat(model, IMAGES.value)
-    except (CheckpointError, checkpoints.CheckpointError, ConfigError, BadSample, ValueError, OSError) as error:
+    except (CheckpointError, ConfigError, BadSample, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 

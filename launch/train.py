@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     if outcome.finished:
         print(f"{WORKDIR.value}: finished, {outcome.step} steps")
     else:
-        print(f"stopped and saved after step {outcome.step}; to go on:\n  {command()}")
+        print(f"stopped after step {outcome.step}, all of it saved; to go on:\n  {command()}")
         sys.exit(128 + outcome.signal)
 
 

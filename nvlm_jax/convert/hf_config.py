@@ -22,6 +22,7 @@ from nvlm_jax.config import (
     from_mapping,
     run_faults,
 )
+from nvlm_jax.convert.chat_template import system_text
 from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards, read_json
 
 CONFIG = "config.json"
@@ -84,7 +85,7 @@ def config_from_hf(path: str | Path) -> tuple[ModelConfig, InputConfig]:
         dtype=dtype,
         frozen_dtype=dtype,
     )
-    inputs = _own(InputConfig, own["inputs"], path) if "inputs" in own else _inputs(config)
+    inputs = _own(InputConfig, own["inputs"], path) if "inputs" in own else _inputs(config, path)
     inputs = dataclasses.replace(inputs, tokenizer=str(path) if (path / TOKENIZER).exists() else "")
     if faults := run_faults(RunConfig(model=model, inputs=inputs)):
         raise CheckpointError(f"{path / CONFIG}: " + "; ".join(faults))
@@ -202,14 +203,15 @@ def _rope_theta(config: Mapping[str, Any], path: str | Path) -> float:
     return float(config.get("rope_theta", newer.get("rope_theta", 10000.0)))
 
 
-def _inputs(config: Mapping[str, Any]) -> InputConfig:
+def _inputs(config: Mapping[str, Any], path: Path) -> InputConfig:
     llama = (config["llm_config"].get("architectures") or [""])[0] == "LlamaForCausalLM"
-    return InputConfig(
+    inputs = InputConfig(
         tile_tags="1d" if config.get("image_tag_type") == "nvlm" else "none",
         max_tiles=config.get("max_dynamic_patch", 6) if config.get("dynamic_image_size", True) else 1,
         thumbnail=config.get("use_thumbnail", True),
         thumbnail_tag="<tile_global>" if llama else "<tile_global_thumbnail>",
     )
+    return dataclasses.replace(inputs, system=system_text(path, inputs))
 
 
 def _pixel_shuffle(config: Mapping[str, Any], path: Path) -> int:

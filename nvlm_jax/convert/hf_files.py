@@ -8,21 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, VisionConfig, to_mapping
+from nvlm_jax.convert import chat_template
 from nvlm_jax.convert.hf_config import CONFIG, GENERATION_CONFIG, OWN_KEY, TOKENIZER
 from nvlm_jax.convert.shards import CheckpointError, read_json
 from nvlm_jax.inputs.tokenizer import Tokenizer
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (TOKENIZER, "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-                   "chat_template.jinja", "tokenizer.model")  # fmt: skip
+                   chat_template.FILE, "tokenizer.model")  # fmt: skip
 MAX_POSITIONS = 32768
-# ChatML as `inputs/chat.py` renders it. The default system message stands where the conversation has none.
-CHAT_TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' and default_system %}"
-    "{{ '<|im_start|>system\\n' + default_system + 'END\\n' }}{% endif %}"
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + 'END\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 
 
 def model_config_json(model: ModelConfig, inputs: InputConfig, dtype: str, end_id: int | None) -> dict[str, Any]:
@@ -141,26 +134,20 @@ def end_token_id(inputs: InputConfig, model: ModelConfig) -> int | None:
 
 
 def copy_tokenizer(directory: Path, inputs: InputConfig) -> None:
-    """The tokenizer's files as they are; `tokenizer_config.json` is made where there is none."""
+    """The tokenizer's files as they are, but a chat template that says what the model was trained on."""
     source = Path(inputs.tokenizer)
     files = [source / name for name in TOKENIZER_FILES] if source.is_dir() else [source]
     for file in filter(Path.is_file, files):
         shutil.copyfile(file, directory / (file.name if source.is_dir() else TOKENIZER))
-    existing = source / TOKENIZER_CONFIG
+    existing = source / chat_template.CONFIG
     config = read_json(existing) if source.is_dir() and existing.is_file() else {}
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     config.setdefault("eos_token", inputs.end_token)
     config.setdefault("model_max_length", MAX_POSITIONS)
-    has_template = "chat_template" in config or (directory / "chat_template.jinja").exists()
-    if inputs.template == "chatml" and not has_template:
-        config["chat_template"] = chat_template(inputs)
-    write_json(directory / TOKENIZER_CONFIG, config)
-
-
-def chat_template(inputs: InputConfig) -> str:
-    """The Jinja template that renders a conversation as `inputs/chat.py` does, for `transformers`."""
-    system = f"{{% set default_system = {json.dumps(inputs.system, ensure_ascii=False)} %}}"
-    return system + CHAT_TEMPLATE.replace("END", inputs.end_token)
+    if inputs.template == "chatml" and not (source.is_dir() and chat_template.agrees(source, inputs)):
+        config["chat_template"] = chat_template.write_template(inputs)
+        (directory / chat_template.FILE).unlink(missing_ok=True)
+    write_json(directory / chat_template.CONFIG, config)
 
 
 def write_json(file: Path, value: Any) -> None:

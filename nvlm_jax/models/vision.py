@@ -11,6 +11,8 @@ from nvlm_jax.config import VisionConfig
 from nvlm_jax.models.attention import attend
 from nvlm_jax.models.layers import TABLE_INIT, linear, rms_norm, scan_layers, stack
 
+# As large as the patches' own embedding: from smaller values attention by place takes long to be learned.
+POSITION_INIT = nnx.initializers.normal(0.5)
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 
@@ -78,7 +80,7 @@ class VisionEncoder(nnx.Module):
         patches = (config.image_size // config.patch_size) ** 2
         self.patch = linear(3 * config.patch_size**2, config.width, rngs, dtype, bias=True)
         self.class_token = nnx.Param(TABLE_INIT(rngs.params(), (1, 1, config.width)))
-        self.position = nnx.Param(TABLE_INIT(rngs.params(), (1, 1 + patches, config.width)))
+        self.position = nnx.Param(POSITION_INIT(rngs.params(), (1, 1 + patches, config.width)))
         self.layers = stack(lambda rngs: VisionLayer(config, rngs, dtype), config.layers, rngs)
 
     def embed(self, tiles: jax.Array) -> jax.Array:

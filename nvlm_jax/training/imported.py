@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from nvlm_jax.convert import hf_config, hf_files, names
+from nvlm_jax.convert.chat_template import system_text
 from nvlm_jax.convert.read import PartArray, PartReader, open_model, open_part
 from nvlm_jax.convert.shards import CheckpointError
 from nvlm_jax.convert.stream import DiskArray, open_arrays, save_blocks
@@ -153,8 +154,10 @@ def _open_hf(source: Path) -> tuple[ModelConfig, InputConfig, dict[str, PartRead
     dtype = hf_config.dtype_from_hf(config)
     field = "decoder" if isinstance(sizes, DecoderConfig) else "vision"
     model = ModelConfig(**{field: sizes}, dtype=dtype, frozen_dtype=dtype)
-    has_tokenizer = part == "llm" and (source / hf_config.TOKENIZER).exists()
-    return model, InputConfig(tokenizer=str(source) if has_tokenizer else ""), {part: open_part(source, part, model)}
+    inputs = InputConfig()
+    if part == "llm" and (source / hf_config.TOKENIZER).exists():
+        inputs = InputConfig(tokenizer=str(source), system=system_text(source, inputs))
+    return model, inputs, {part: open_part(source, part, model)}
 
 
 def _insert(tree: dict[str, Any], flat: Mapping[names.Path, Any] | Iterable[Any]) -> None:

@@ -1,0 +1,60 @@
+"""Remake the pretrained tiny encoder and tiny LLM that ship in nvlm_jax/assets/tiny.
+
+    python -m launch.tiny_assets [--workdir=runs/assets]
+
+Makes the data, trains the stages vision, llm-1 and llm of configs/nvlm.py (each goes on where it was stopped; finished
+ones are left as they are), and writes both parts as one directory in the released Hugging Face layout.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from absl import app, flags
+from flax import nnx
+
+from configs.nvlm import TINY_ASSETS, TINY_DATA, get_config
+from data_pipelines import embedded
+from nvlm_jax.convert.write import write_hf
+from nvlm_jax.training.checkpoints import restore_model
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/assets", "directory of the three runs")
+STAGES = ("vision", "llm-1", "llm")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
+    root = pathlib.Path(WORKDIR.value)
+    configs = {stage: get_config(f"stage={stage}") for stage in STAGES}
+    names = dict.fromkeys(dataset["name"] for config in configs.values() for dataset in config.data.blend)
+    embedded.prepare(TINY_DATA, list(names))
+    for stage in STAGES:
+        command = [f"--config=configs/nvlm.py:stage={stage}", f"--workdir={root / stage}"]
+        if stage == "llm":
+            command.append(f"--config.init.checkpoint={root / 'llm-1'}")
+        subprocess.run([sys.executable, "-m", "launch.train", *command], check=True)
+    write(root / "vision", root / "llm", pathlib.Path(TINY_ASSETS))
+
+
+def write(vision: pathlib.Path, llm: pathlib.Path, out: pathlib.Path) -> None:
+    """Write the encoder of one run and the decoder of another to `out`, in the place of what is there."""
+    _, reader = restore_model(vision)
+    config, model = restore_model(llm)
+    parameters = {}
+    for source, part in ((reader, "vision"), (model, "decoder")):
+        flat = nnx.to_flat_state(nnx.state(source, nnx.Param))
+        parameters |= {path: value[...] for path, value in flat if path[0] == part}
+    with tempfile.TemporaryDirectory(dir=out.parent) as directory:
+        fresh = pathlib.Path(directory) / out.name
+        write_hf(fresh, config.model, config.inputs, parameters, parts=("vision", "llm"))
+        for file in fresh.iterdir():
+            shutil.move(file, out / file.name)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,79 @@
+"""The true command, from a checkpoint of random weights to the three files and the report."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs.nvlm import get_config
+from data_pipelines.generated.samples import GeneratedSource
+from data_pipelines.records import write_dataset
+from nvlm_jax.config import RunConfig, from_mapping
+from nvlm_jax.models.build import build_model
+from nvlm_jax.training.checkpoints import Checkpoints
+from nvlm_jax.training.step import init_state, split_model
+from tests.conftest import make_run_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(*flags: str) -> tuple[int, str]:
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "launch.evaluate", *flags]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    return done.returncode, done.stdout + done.stderr
+
+
+def save_checkpoint(workdir: pathlib.Path) -> RunConfig:
+    """Step 1 of a model that knows nothing."""
+    base = make_run_config("d", steps=1)
+    decoder = dataclasses.replace(base.model.decoder, vocab_size=512)
+    vision = dataclasses.replace(base.model.vision, image_size=64, patch_size=16)
+    model = dataclasses.replace(base.model, decoder=decoder, vision=vision)
+    inputs = from_mapping(RunConfig, get_config("arch=d,size=tiny,stage=sft").to_dict()).inputs
+    config = dataclasses.replace(base, model=model, inputs=inputs)
+    split = split_model(build_model(config.model), config.train.trainable, config.model.frozen_dtype)
+    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints.save_frozen(split.frozen)
+    checkpoints.save(1, init_state(split, config), config)
+    checkpoints.close()
+    return config
+
+
+@pytest.mark.slow
+def test_from_a_checkpoint_to_files_and_report(tmp_path):
+    config = save_checkpoint(tmp_path / "run")
+    for name, variant in (("qa-test", "qa"), ("text-test", "text")):
+        write_dataset(tmp_path / "data" / name, GeneratedSource(variant, "test", 0, 3, grids=((2, 1),)))
+    status, output = run(
+        f"--checkpoint={tmp_path}/run", f"--data={tmp_path}/data", f"--out={tmp_path}/out",
+        "--limit=1", "--max_new_tokens=3", "--views=vision,vision_blind", "--batch_size=8",
+    )  # fmt: skip
+    assert status == 0, output
+    summary = json.loads((tmp_path / "out" / "results.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["view"] for line in lines] == ["vision"] * 8 + ["vision_blind"] * 8 + ["text"] * 8
+    assert (summary["arch"], summary["step"], summary["name"]) == ("d", 1, config.name)
+    assert list(summary["params"]) == ["vision", "projector", "decoder"]
+    right = sum(line["correct"] for line in lines if line["view"] == "vision")
+    assert summary["accuracy"]["vision"] == right / 8 and summary["accuracy"]["vision_thumbnail"] is None
+    assert all(line["correct"] == (line["output"] == line["answer"]) for line in lines)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "qa-test-0-0" in page and "&lt;tile_2&gt;" in page
+    assert str(tmp_path / "out" / "report.html") in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--benchmarks=embeded"], "--benchmarks: no embeded; there are embedded"),
+        (["--data=nowhere"], "nowhere/qa-test: no dataset here"),
+    ],
+)
+def test_evaluate_says_what_it_cannot_do(tmp_path, flags, message):
+    status, output = run("--checkpoint=none", f"--out={tmp_path}/out", *flags)
+    assert status == 1 and message in output

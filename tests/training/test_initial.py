@@ -1,0 +1,120 @@
+"""Initial weights: fresh, from a previous stage, part by part; and what does not fit."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from nvlm_jax.config import ConfigError, InitConfig, MeshConfig
+from nvlm_jax.parallel.mesh import make_mesh
+from nvlm_jax.training import initial
+from nvlm_jax.training.checkpoints import restore_model
+from nvlm_jax.training.initial import initial_model
+from tests.tiny import TRAINABLE, make_model
+from tests.training.test_checkpoints import arrays
+
+
+def next_stage(config, **changes):
+    """SFT after pretraining: the decoder trains too, on longer inputs in another template."""
+    inputs = dataclasses.replace(config.inputs, template="plain", max_tiles=3, **changes.pop("inputs", {}))
+    train = dataclasses.replace(config.train, trainable=TRAINABLE[config.model.arch])
+    return dataclasses.replace(config, inputs=inputs, train=train, **changes)
+
+
+def test_the_model_of_a_previous_stage(runs, caplog):
+    caplog.set_level(logging.DEBUG)
+    config = next_stage(runs.config, init=InitConfig(checkpoint=str(runs.whole)))
+    found, expected = arrays(initial_model(config)), arrays(restore_model(runs.whole)[1])
+    assert set(found) == set(expected)
+    for path, value in expected.items():
+        np.testing.assert_array_equal(found[path], value)
+    assert "loaded decoder/layers/attention/q/kernel (2, 32, 32)" in caplog.text and "fresh " not in caplog.text
+
+
+def test_dtypes_are_those_of_the_step(runs):
+    model = dataclasses.replace(runs.config.model, frozen_dtype="bfloat16")
+    config = next_stage(runs.config, init=InitConfig(checkpoint=str(runs.whole)), model=model)
+    dtypes = {(path[0], str(value.dtype)) for path, value in arrays(initial_model(config)).items()}
+    assert dtypes == {("vision", "bfloat16"), *((part, "float32") for part in TRAINABLE["x"])}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"tile_tags": "grid"}, "inputs.tile_tags: '1d' there, 'grid' now"),
+        ({"thumbnail_tag": "<tile_global>"}, "inputs.thumbnail_tag: '<tile_global_thumbnail>' there, '<tile_global>'"),
+        ({"thumbnail": False}, "inputs.thumbnail: True there, False now"),
+    ],
+)
+def test_another_tag_format(inputs, message, runs):
+    config = next_stage(runs.config, init=InitConfig(checkpoint=str(runs.whole)), inputs=inputs)
+    with pytest.raises(ConfigError, match=r"init.checkpoint: the checkpoint .* does not fit this run") as error:
+        initial_model(config)
+    assert message in str(error.value) and "Set these keys to the checkpoint's values" in str(error.value)
+
+
+def test_another_architecture(runs, tiny_model_config):
+    init = InitConfig(checkpoint=str(runs.whole))
+    config = next_stage(runs.config, init=init, model=tiny_model_config("h"))
+    with pytest.raises(ConfigError, match=r"model.arch: 'x' there, 'h' now\n  model.projector_width: 0 there, 40 now"):
+        initial_model(config)
+
+
+def test_parts_of_a_checkpoint(runs, caplog):
+    """The vision encoder from a run of this project, the rest fresh and drawn from the seed."""
+    caplog.set_level(logging.DEBUG)
+    config = dataclasses.replace(runs.config, init=InitConfig(vision=str(runs.whole)), seed=3)
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    found, saved = arrays(initial_model(config, mesh)), arrays(restore_model(runs.whole)[1])
+    same = {path[0] for path in saved if np.array_equal(found[path], saved[path]) and path[-1] == "kernel"}
+    assert same == {"vision"}
+    assert "loaded vision/layers/up/kernel" in caplog.text and "fresh  decoder/embedding" in caplog.text
+    again = arrays(initial_model(config, mesh))
+    assert all(np.array_equal(found[path], again[path]) for path in found)
+
+
+def test_fresh_parameters_do_not_depend_on_the_mesh(runs):
+    one = arrays(initial_model(runs.config))
+    eight = initial_model(runs.config, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    assert len(eight.decoder.embedding[...].sharding.device_set) == 8
+    for path, value in arrays(eight).items():
+        np.testing.assert_allclose(value, one[path], rtol=1e-6, atol=1e-8)
+
+
+def test_a_part_with_names_or_shapes_of_another_model(runs, monkeypatch):
+    decoder = dataclasses.replace(runs.config.model.decoder, qkv_bias=False, ff=56)
+    model = dataclasses.replace(runs.config.model, decoder=decoder)
+    config = dataclasses.replace(runs.config, model=model, init=InitConfig(llm=str(runs.whole)))
+    with pytest.raises(ConfigError, match=r"init.llm: the parameters of .* do not fit this model") as error:
+        initial_model(config)
+    assert "decoder/layers/attention/q/bias: of no use here" in str(error.value)
+    assert "decoder/layers/mlp/up/kernel: (2, 32, 48) there, (2, 32, 56) here" in str(error.value)
+
+
+def test_parts_of_a_hugging_face_directory(runs, monkeypatch, tmp_path):
+    """What `convert.read_part` returns is taken name by name; one name too few is an error."""
+    source = {path: np.asarray(value) for path, value in arrays(make_model(runs.config.model, seed=5)).items()}
+    asked = []
+
+    def read_part(path, part, config):
+        asked.append((path, part))
+        return {key: value for key, value in source.items() if key[0] == initial.PARTS[part]}
+
+    monkeypatch.setattr(initial, "read_part", read_part)
+    init = InitConfig(vision=str(tmp_path), llm=str(tmp_path), projector=str(tmp_path))
+    config = dataclasses.replace(runs.config, init=init)
+    found = arrays(initial_model(config))
+    assert asked == [(str(tmp_path), part) for part in ("vision", "llm", "projector")]
+    assert {p[0] for p in found if np.array_equal(found[p], source[p])} >= {"vision", "decoder", "projector"}
+    source.pop(("projector", "norm", "scale"))
+    with pytest.raises(ConfigError, match=r"init.projector: .*\n  projector/norm/scale: missing there"):
+        initial_model(config)
+
+
+def test_a_part_that_the_model_has_not(runs, tiny_model_config, tmp_path):
+    model = tiny_model_config("d", dense_labels=2)
+    inputs = dataclasses.replace(runs.config.inputs, template="dense")
+    config = dataclasses.replace(runs.config, model=model, inputs=inputs, init=InitConfig(llm=str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"init.llm: .* is given, but this model has no part decoder"):
+        initial_model(config)
