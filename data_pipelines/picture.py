@@ -8,6 +8,7 @@ from __future__ import annotations
 import pathlib
 
 import matplotlib
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.generated.samples import generate
@@ -16,18 +17,19 @@ from nvlm_jax.inputs.batch import Sample
 from nvlm_jax.inputs.tags import tile_tags
 from nvlm_jax.inputs.tiling import choose_grid, cut_tiles, open_image
 
-PAGE = ("qa", "train", 0, 0)  # variant, split, seed and index of the page that `write_picture` draws
+PAGE = ("qa", "train", 0, 127)  # variant, split, seed and index of the page that `write_picture` draws
 GRID = (3, 2)
+COLOURS = 64  # of the PNG
 SIDE, GAP, CAPTION, MARGIN = 192, 16, 26, 24  # pixels: a tile as drawn, between tiles, under one, around all
 INK, SOFT, CUT, BACK = "#1d2733", "#5c6b7a", "#c2570c", "#ffffff"
 FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 def write_picture(path: pathlib.Path, inputs: InputConfig, tile_size: int) -> None:
-    """Draw the same generated page at any call and write it as a PNG of 256 colours."""
+    """Draw the same generated page at any call and write it as a small PNG."""
     picture = page_tiles(generate(*PAGE, grids=(GRID,), tile=tile_size), inputs, tile_size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
+    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
 
 
 def page_tiles(sample: Sample, inputs: InputConfig, tile_size: int) -> Image.Image:
@@ -62,12 +64,10 @@ def _head(draw: ImageDraw.ImageDraw, left: int, text: str) -> None:
     draw.text((left, MARGIN - 4), text, SOFT, ImageFont.truetype(FONT / "DejaVuSans.ttf", 15))
 
 
-def _tile(canvas: Image.Image, pixels, tag: str, left: int, top: int) -> None:
+def _tile(canvas: Image.Image, pixels: np.ndarray, tag: str, left: int, top: int) -> None:
     _place(canvas, Image.fromarray(pixels), left, top, SIDE, SIDE)
-    size = 15
-    while size > 8 and ImageFont.truetype(FONT / "DejaVuSansMono.ttf", size).getlength(tag) > SIDE:
-        size -= 1
-    font = ImageFont.truetype(FONT / "DejaVuSansMono.ttf", size)
+    fonts = (ImageFont.truetype(FONT / "DejaVuSansMono.ttf", size) for size in range(15, 6, -1))
+    font = next(font for font in fonts if font.getlength(tag) <= SIDE or font.size == 7)
     ImageDraw.Draw(canvas).text((left + SIDE / 2, top + SIDE + CAPTION / 2 + 2), tag, INK, font, anchor="mm")
 
 

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import pathlib
 from collections import Counter
 from collections.abc import Iterator
@@ -83,8 +84,8 @@ def read_batch(config: RunConfig, step: int = 0, rows: int = 4) -> Shown:
         ids = info.sample_ids[row]
         places = plan.row(step * total + row)
         samples.append(tuple((i, sources[d][s]) for i, (d, s) in zip(ids, places, strict=True) if i not in bad))
-    names = {source_name: source.ids() for source_name, source in zip(plan.names, sources, strict=True)}
-    too_long = {name: tuple(names[name][s].as_py() for s in lost) for name, lost in plan.dropped.items()}
+    ids_of = {name: source.ids() for name, source in zip(plan.names, sources, strict=True)}
+    too_long = {name: tuple(ids_of[name][s].as_py() for s in lost) for name, lost in plan.dropped.items()}
     return Shown(config, plan, Batch(*(array[:rows] for array in batch)), info, tuple(samples), too_long)
 
 
@@ -93,9 +94,7 @@ def describe(shown: Shown, sees: Sees) -> dict[str, Any]:
     config, info = shown.config, shown.info
     tokenizer = Tokenizer(config.inputs.tokenizer)
     count = len(shown.batch.tokens)
-    rows = [
-        _Row(shown, row, tokenizer, Sees(sees.cross[row], sees.decoder[row])).describe() for row in range(count)
-    ]
+    rows = [_Row(shown, row, tokenizer, Sees(sees.cross[row], sees.decoder[row])).describe() for row in range(count)]
     used, trained = np.count_nonzero(shown.batch.segment_ids), shown.batch.loss_weights > 0
     groups = Counter(shown.batch.loss_groups[trained].tolist())
     return {
@@ -192,8 +191,8 @@ class _Row:
     def _strip(self) -> list[tuple[int, int, str]]:
         """The row's stretches of one kind: place of the first token, length, kind."""
         edges = [0, *(np.flatnonzero(np.diff(self.kinds)) + 1).tolist(), self.used]
-        spans = zip(edges[:-1], edges[1:], strict=True)
-        return [(first, last - first, KINDS[self.kinds[first]]) for first, last in spans if last > first]
+        spans = [(first, last - first) for first, last in itertools.pairwise(edges) if last > first]
+        return [(first, length, KINDS[self.kinds[first]]) for first, length in spans]
 
     def _segment(self, number: int, name: str, sample: Sample) -> dict[str, Any]:
         places = np.flatnonzero(self.batch.segment_ids == number)
@@ -242,7 +241,7 @@ class _Row:
         """The segment's tokens, those of one tile together: `cells` says so."""
         cells = np.full(len(places), -1) if self.dense else self.tile_of[places]
         edges = [0, *(np.flatnonzero(np.diff(cells)) + 1).tolist(), len(places)]
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
+        for first, last in itertools.pairwise(edges):
             chunk = places[first:last].tolist()
             if cells[first] >= 0:
                 yield {"cells": True, "tokens": [("", "image")] * len(chunk)}

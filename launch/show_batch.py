@@ -1,7 +1,7 @@
 """Show one batch of any run as an HTML page: images, tiles with their tags, every token, and which tiles it sees.
 
-    python -m launch.show_batch --config=configs/nvlm.py:arch=x,size=tiny,stage=sft --out=page.html [--step=0] [--rows=4]
-    python -m launch.show_batch --config=... --picture=docs/images/page_tiles.png
+    python -m launch.show_batch --config=configs/nvlm.py:arch=x,size=tiny,stage=sft --out=page.html --step=0 --rows=4
+    python -m launch.show_batch --config=configs/nvlm.py:size=tiny --picture=docs/images/page_tiles.png
 
 The page holds everything it shows and makes no request. `--picture` draws one generated page cut into tiles by the
 run's settings, with their tags; it needs no dataset. No model is built: what sees what is asked of the model's own
@@ -69,9 +69,7 @@ def _through_cross_attention(model: ModelConfig, batch: Batch) -> np.ndarray:
     if model.cross_attention is None or not t:
         return np.zeros((r, s, t), bool)
     settings = dataclasses.replace(model.cross_attention, tag_embeddings=0)  # keys do not matter here, only the mask
-    layers = nnx.eval_shape(
-        lambda: CrossAttention(settings, model.decoder, model.arch, nnx.Rngs(0), model.dtype)
-    )
+    layers = nnx.eval_shape(lambda: CrossAttention(settings, model.decoder, model.arch, nnx.Rngs(0), model.dtype))
     index = np.broadcast_to(np.arange(s), (r, s))
     mask = TileMask(batch.segment_ids, index, batch.tag_tile, batch.tile_segment_ids, batch.tile_start)
     return np.asarray(layers.memory(np.zeros((r, t, 0, 0)), batch.tile_index, mask).visible)

@@ -37,7 +37,10 @@ class Telemetry:
         self.steps, self.log_every, self.name = steps, log_every, name
         truncate(workdir / METRICS, step)
         self._file = (workdir / METRICS).open("a")
-        self._events = SummaryWriter(str(workdir / EVENTS), purge_step=step + 1 if step else None)
+        # The suffix keeps a start within a second of the last one from writing over its file.
+        self._events = SummaryWriter(
+            str(workdir / EVENTS), purge_step=step + 1 if step else None, filename_suffix=f".{step}"
+        )
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=20)  # end of a step, its tokens, its samples
         self._bar = _bar() if sys.stdout.isatty() else None
         self._task = self._bar and self._bar.add_task(name, total=steps, completed=step, text="compiling")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_template_of_a_whole_checkpoint_sets_its_system_text(tmp_path):
 
 def test_export_replaces_a_template_that_the_model_was_not_trained_on(tmp_path):
     (tmp_path / "llm").mkdir()
-    (tmp_path / "llm" / "tokenizer.json").write_text(open("nvlm_jax/assets/tiny/tokenizer.json").read())
+    shutil.copy("nvlm_jax/assets/tiny/tokenizer.json", tmp_path / "llm")
     (tmp_path / "llm" / "chat_template.jinja").write_text(QWEN2)
     config, inputs = small(vocab_size=512), InputConfig(tokenizer=str(tmp_path / "llm"))
     write_hf(tmp_path / "hf", config, inputs, random_parameters(config))

@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def run(*flags: str) -> tuple[int, str]:
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "launch.evaluate", *flags]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -88,7 +88,7 @@ def start(place: pathlib.Path, *flags: str) -> subprocess.Popen:
 
 def run(place: pathlib.Path, *flags: str) -> tuple[int, str]:
     process = start(place, *flags)
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=1200)[0]
     return process.returncode, output
 
 
@@ -99,7 +99,7 @@ def test_stopped_in_the_middle_it_goes_on_and_what_is_finished_stays(place):
     while process.poll() is None and not (out / "d" / "sft" / "waiting").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=1200)[0]
     assert process.returncode == 130, output
     assert f"stopped; to go on:\n  python -m launch.quickstart {' '.join(FLAGS)}" in output
     assert (out / "d" / "sft" / "stopped").exists()  # the signal was passed on and waited for

@@ -23,19 +23,19 @@ def events(workdir) -> list[Event]:
     return found
 
 
-def write(workdir, done, steps, **changes):
-    with Telemetry(workdir, done, **({"steps": 10, "log_every": 2, "name": "run"} | changes)) as telemetry:
-        for step in steps:
+def write(workdir, done, last, steps=10):
+    with Telemetry(workdir, done, steps, log_every=2, name="run") as telemetry:
+        for step in range(done + 1, last + 1):
             numbers = {"loss": float(np.float32(0.1) * step), "samples": 4, "useful_tokens": 100}
             telemetry.write(step, numbers | {"sample_hash": f"hash{step}"})
 
 
 def test_each_step_once_over_three_starts(tmp_path):
-    write(tmp_path, 0, range(1, 6))
+    write(tmp_path, 0, 5)
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 6, "loss": 0.')  # cut short by a kill
-    write(tmp_path, 4, range(5, 8))
-    write(tmp_path, 7, range(8, 11))
+    write(tmp_path, 4, 7)
+    write(tmp_path, 7, 10)
     records = read_metrics(tmp_path)
     assert [r["step"] for r in records] == list(range(1, 11))
     assert [np.float32(r["loss"]) for r in records] == [np.float32(np.float32(0.1) * s) for s in range(1, 11)]
@@ -54,8 +54,8 @@ def test_truncate(tmp_path):
 
 
 def test_event_files(tmp_path):
-    write(tmp_path, 0, range(1, 6))
-    write(tmp_path, 3, range(4, 11))
+    write(tmp_path, 0, 5)
+    write(tmp_path, 3, 10)
     found = events(tmp_path)
     scalars = {(v.tag, e.step): v.simple_value for e in found for v in e.summary.value}
     assert {step for tag, step in scalars if tag == "loss"} == {2, 4, 6, 8, 10}
@@ -66,7 +66,7 @@ def test_event_files(tmp_path):
 
 
 def test_lines_where_there_is_no_terminal(tmp_path, capsys):
-    write(tmp_path, 0, range(1, 6), steps=5)
+    write(tmp_path, 0, 5, steps=5)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["run step 2/5", "run step 4/5", "run step 5/5"]
     assert "loss 0.4000" in lines[1] and "useful tokens/s" in lines[1] and "ETA 0:00:0" in lines[1]
