@@ -29,7 +29,7 @@ def write_picture(path: pathlib.Path, inputs: InputConfig, tile_size: int) -> No
     """Draw the same generated page at any call and write it as a small PNG."""
     picture = page_tiles(generate(*PAGE, grids=(GRID,), tile=tile_size), inputs, tile_size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
+    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
 
 
 def page_tiles(sample: Sample, inputs: InputConfig, tile_size: int) -> Image.Image:

@@ -69,8 +69,12 @@
         const found = [cross.includes(tile), decoder.includes(tile), row.slots[place] >= 0 && tileOf(place) === tile];
         found.forEach((yes, i) => yes && (mark(token, marks[i]), counts[i]++));
       });
-      line.textContent = `${row.tags[tile]}  ·  read through cross-attention by ${counts[0]} tokens  ·  ` +
-        `${counts[2]} image tokens in the decoder, before ${counts[1]} tokens of the sample`;
+      const parts = [row.tags[tile]];
+      if (page.dense) parts.push(`${counts[2]} labels`);
+      if (counts[0]) parts.push(`read through cross-attention by ${counts[0]} tokens`);
+      if (counts[2] && !page.dense) parts.push(`${counts[2]} image tokens in the decoder`);
+      if (counts[1]) parts.push(`before ${counts[1]} tokens of the sample`);
+      line.textContent = parts.join("  ·  ");
     }
 
     section.addEventListener("mouseover", (event) => {

@@ -38,7 +38,8 @@ HERE = pathlib.Path(__file__).parent
 KINDS = ("plain", "loss", "tag", "image")
 EXACT = 256  # pixels: pictures up to this are stored as they are, larger ones as JPEG
 LARGEST = 1024  # pixels along the longer side of a page's picture
-TILES_WIDTH, TILES_GAP = 380, 10  # pixels of the page for a row of tiles, and between two
+PAGE_WIDTH, PAGE_HEIGHT = 400, 260  # pixels of the HTML page for the picture of an image, at most
+TILES_WIDTH, TILES_GAP = 380, 10  # the same for a row of tiles, and between two
 LISTED = 10  # sample ids of each reason for leaving out
 
 
@@ -222,13 +223,17 @@ class _Row:
                 "exact": is_exact(image),
                 "width": image.width,
                 "height": image.height,
+                "shown_width": round(image.width * min(2, PAGE_WIDTH / image.width, PAGE_HEIGHT / image.height)),
                 "grid": grid,
                 "tiles": [self._tile(tile) for tile in tiles],
                 "tile_width": min(TILES_WIDTH // grid[0], TILES_WIDTH // 3) - TILES_GAP,
             }
 
     def _tile(self, tile: int) -> dict[str, Any]:
-        parts = [(self.tile_of == tile, "decoder"), (self.sees.cross[:, tile], "cross-attention")]
+        parts = [
+            (self.tile_of == tile, "labels" if self.dense else "decoder"),
+            (self.sees.cross[:, tile], "cross-attention"),
+        ]
         image = Image.fromarray(self.batch.tiles[tile])
         return {
             "tag": self.tags[tile],
@@ -238,15 +243,16 @@ class _Row:
         }
 
     def _chunks(self, places: np.ndarray) -> Iterator[dict[str, Any]]:
-        """The segment's tokens, those of one tile together: `cells` says so."""
-        cells = np.full(len(places), -1) if self.dense else self.tile_of[places]
-        edges = [0, *(np.flatnonzero(np.diff(cells)) + 1).tolist(), len(places)]
+        """The segment's tokens: as text, those of one tile together as `cells`, those of one cell as `labels`."""
+        unit = self.batch.image_slots[places] if self.dense else self.tile_of[places]
+        edges = [0, *(np.flatnonzero(np.diff(unit)) + 1).tolist(), len(places)]
         for first, last in itertools.pairwise(edges):
             chunk = places[first:last].tolist()
-            if cells[first] >= 0:
-                yield {"cells": True, "tokens": [("", "image")] * len(chunk)}
+            if unit[first] >= 0 and not self.dense:
+                yield {"layout": "cells", "tokens": [("", "image")] * len(chunk)}
             else:
-                yield {"cells": False, "tokens": [(self._piece(place), KINDS[self.kinds[place]]) for place in chunk]}
+                tokens = [(self._piece(place), KINDS[self.kinds[place]]) for place in chunk]
+                yield {"layout": "labels" if self.dense else "", "tokens": tokens}
 
     def _piece(self, place: int) -> str:
         """What the token shows: its own text, or for template `dense` the label that it asks for."""

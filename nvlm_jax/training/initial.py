@@ -39,14 +39,15 @@ def initial_model(config: RunConfig, mesh: Mesh | None = None) -> Model:
             many or too few of.
     """
     graphdef, abstract = nnx.split(abstract_model(config.model))
-    target = dict(nnx.to_flat_state(place(_trained_dtypes(abstract, config), mesh)))
+    variables = dict(nnx.to_flat_state(place(_trained_dtypes(abstract, config), mesh)))
+    target = {path: variable.get_value() for path, variable in variables.items()}
     loaded = _loaded(config, target, mesh)
     fresh = _fresh(config, {path: leaf for path, leaf in target.items() if path not in loaded})
     log.info("initial weights: %d arrays loaded, %d fresh (each is named at level DEBUG)", len(loaded), len(fresh))
     for path, leaf in target.items():
         log.debug("%s %s %s", "loaded" if path in loaded else "fresh ", "/".join(path), tuple(leaf.shape))
     values = {**loaded, **fresh}
-    flat = [(path, leaf.replace(values[path])) for path, leaf in target.items()]
+    flat = [(path, variable.replace(values[path])) for path, variable in variables.items()]
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 

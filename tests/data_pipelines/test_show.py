@@ -83,6 +83,8 @@ def test_every_token_stands_there_once_by_its_kind(make_config, tmp_path, text_o
     kinds = np.array([kind for kind, _ in pieces])
     np.testing.assert_array_equal(kinds == "image", batch.image_slots[used] >= 0)
     np.testing.assert_array_equal(kinds == "tag", batch.tag_tile[used] > 0)
+    spans = [attributes.get("class") for tag, attributes in Reader(page).tags if tag == "span"]
+    assert spans.count("cells") * config.model.tokens_per_tile == (kinds == "image").sum()
     assert (kinds == "image").any() == (arch != "x") and (kinds == "tag").any() and (kinds == "plain").any()
     # The trained pieces, read on their own, are the answers and their end tokens.
     end = config.inputs.end_token
@@ -179,6 +181,7 @@ def test_rows_without_tiles_and_rows_of_labels(make_config, tmp_path, blend):
         assert {kind for kind, _ in read.pieces} == {"loss"}
         labels = [cell for row in shown.samples for _, s in row for i in s.meta["dense"] for t in i for cell in t]
         assert "".join(piece for _, piece in read.pieces) == "".join(labels)
+        assert sum(a.get("class") == "labels" for tag, a in read.tags if tag == "span") == len(labels)
 
 
 def picture(width=130, height=64):

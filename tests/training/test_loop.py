@@ -113,7 +113,7 @@ def test_a_loss_that_is_no_number_stops_the_run(runs, tmp_path):
 
     def poisoned(start):
         for batch, info in make_batches(runs.config, start):
-            yield batch._replace(loss_weights=batch.loss_weights * np.float32(np.inf)), info
+            yield batch._replace(loss_weights=np.full_like(batch.loss_weights, np.inf)), info
 
     with pytest.raises(NonFiniteLoss) as error:
         train(runs.config, workdir, poisoned, GROUPS)
