@@ -2,13 +2,15 @@
 
     arch   d | x | h
     size   tiny | 1b | 34b | 72b
-    stage  pretrain | sft, the paper's two; with size tiny also vision | llm-1 | llm, which make the tiny backbones
+    stage  pretrain | sft, the paper's two; with size tiny also vision | llm-1 | llm-2 | llm, which make the backbones
 
 The paper's values stand here verbatim, each with its table (T10 = Table 10, pretraining; T11 = Table 11, SFT). Any
 value can be changed on the command line, for example `--config.optimizer.learning_rate=3e-5`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import ml_collections
 
@@ -30,7 +32,7 @@ from nvlm_jax.config import (
 )
 
 SIZES = ("tiny", "1b", "34b", "72b")
-STAGES = ("pretrain", "sft", "vision", "llm-1", "llm")
+STAGES = ("pretrain", "sft", "vision", "llm-1", "llm-2", "llm")
 TINY_ASSETS = "nvlm_jax/assets/tiny"
 TINY_DATA = "runs/data"
 
@@ -55,9 +57,15 @@ QWEN2_HALF_B = DecoderConfig(
 )
 # Not of the paper: an encoder and a decoder that two CPU cores train in minutes.
 # LayerScale starts at 1: from InternViT's 0.1 the attention of so small an encoder learns nothing in its few steps.
+# One patch is one glyph of a generated page and one image token: in patches of half its side the encoder is twice as
+# slow and learns to look beside a glyph much later (docs/tiny.md), so pixel shuffle has nothing to join here.
 TINY_VISION = VisionConfig(
-    image_size=64, patch_size=8, width=96, layers=4, heads=3, head_dim=32, ff=384, layer_scale_init=1.0
+    image_size=64, patch_size=16, width=128, layers=4, heads=4, head_dim=32, ff=512, layer_scale_init=1.0
 )
+TINY_PIXEL_SHUFFLE = 1
+# From gates at 0 the first steps turn a gate's sign back and forth, and what is behind it learns nothing meanwhile:
+# thousands of steps do not notice, a few hundred do. Gates above 0.1 drown the small embeddings of so narrow a decoder.
+TINY_GATE_INIT = 0.03
 TINY_DECODER = DecoderConfig(
     vocab_size=512, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, ff=384, rope_theta=1e4
 )
@@ -65,7 +73,7 @@ TINY_DECODER = DecoderConfig(
 # Vision encoder, decoder, inner width of the two-layer projector, decoder layers per cross-attention layer.
 # 34b and 72b: T10's projectors 12800 -> 20480 -> 7168 and 12800 -> 29568 -> 8192; cross-attention every 6 and 8 layers.
 BACKBONES = {
-    "tiny": (TINY_VISION, TINY_DECODER, 256, 2),
+    "tiny": (TINY_VISION, TINY_DECODER, 256, 1),
     "1b": (VIT_300M, QWEN2_HALF_B, 4864, 4),
     "34b": (INTERN_VIT_6B, YI_34B, 20480, 6),
     "72b": (INTERN_VIT_6B, QWEN2_72B, 29568, 8),
@@ -114,7 +122,7 @@ def get_config(argument: str = "arch=d,size=tiny,stage=sft") -> ml_collections.C
         ConfigError: an unknown or missing key or value in `argument`.
     """
     choice = _parse(argument)
-    make = {"vision": _tiny_vision, "llm-1": _tiny_llm, "llm": _tiny_llm}.get(choice["stage"], _paper_run)
+    make = _tiny_vision if choice["stage"] == "vision" else _tiny_llm if choice["stage"] in LLM_STAGES else _paper_run
     if choice["size"] == "tiny" and make is _paper_run:
         make = _tiny_run
     return ml_collections.ConfigDict(to_mapping(make(**choice)))
@@ -134,10 +142,10 @@ def _parse(argument: str) -> dict[str, str]:
     return choice
 
 
-def model_config(arch: str, size: str, **changes: object) -> ModelConfig:
+def model_config(arch: str, size: str, gate_init: float = 0.0, **changes: object) -> ModelConfig:
     """The model of one architecture at one size."""
     vision, decoder, projector_width, every = BACKBONES[size]
-    cross = CrossAttentionConfig(every=every, tag_embeddings=SFT_TILES if arch == "h" else 0)
+    cross = CrossAttentionConfig(every, gate_init, tag_embeddings=SFT_TILES if arch == "h" else 0)
     return ModelConfig(
         arch=arch,
         vision=vision,
@@ -181,19 +189,29 @@ def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
 
 # The tiny runs: not of the paper but for the two stages, what trains in each, and one tile first (T10).
 TINY_ROWS = {"tokens_per_row": 512, "tiles_per_row": 11, "pack_window": 256, "max_bad_share": 0.001}
-TINY_STEPS = {"pretrain": {"d": 120, "x": 150, "h": 150}, "sft": {"d": 220, "x": 220, "h": 220}}
+TINY_STEPS = {"pretrain": {"d": 70, "x": 150, "h": 130}, "sft": {"d": 90, "x": 180, "h": 160}}
+# X and H have more to learn, and attention that is learned from little needs many steps rather than large ones.
+TINY_BATCH_ROWS = {"d": 8, "x": 4, "h": 4}
+# Reading a tile out is what D's frozen LLM can do with image tokens in its row; the gated layers of X and H learn it
+# last, so they begin with questions. H needs several tiles: an only one is in its decoder and not in those layers.
+TINY_PRETRAIN_BLEND = {
+    "d": (("caption-1", 1.0),),
+    "x": (("qa-1", 1.0),),
+    "h": (("caption-1", 0.3), ("qa", 0.7)),
+}
+TINY_SFT_BLEND = (("qa", 0.85), ("text", 0.15))
 
 
 def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
     pretrain = stage == "pretrain"
-    blend = [("caption-1" if arch != "h" else "caption", 1.0)] if pretrain else [("qa", 0.85), ("text", 0.15)]
+    blend = TINY_PRETRAIN_BLEND[arch] if pretrain else TINY_SFT_BLEND
     return RunConfig(
         name=f"nvlm-{arch}-tiny-{stage}",
         model=_tiny_model(arch),
         # Unlike the paper's pretraining, with the chat template: the tiny LLM last learned that form and, frozen, reads
         # nothing in another. (Projector alone, D: loss 0.49 after 120 steps with it, above 2.6 after 220 without.)
         inputs=InputConfig(tokenizer=TINY_ASSETS),
-        init=InitConfig(vision=TINY_ASSETS, llm=TINY_ASSETS)
+        init=InitConfig(vision=TINY_ASSETS, llm=TINY_ASSETS, cross_attention="" if arch == "d" else "decoder")
         if pretrain
         else InitConfig(checkpoint=f"runs/nvlm-{arch}-tiny-pretrain"),
         # D holds its image tokens in the row, X and H little or none of them.
@@ -207,7 +225,7 @@ def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
         ),
         train=TrainConfig(
             steps=TINY_STEPS[stage][arch],
-            batch_rows=8,
+            batch_rows=TINY_BATCH_ROWS[arch],
             trainable=PRETRAIN_PARTS[arch] if pretrain else SFT_PARTS[arch],
             checkpoint_every=100,
         ),
@@ -222,35 +240,38 @@ def _tiny_vision(arch: str, size: str, stage: str) -> RunConfig:
         model=_tiny_model("d", dense_labels=5),
         inputs=InputConfig(tokenizer=TINY_ASSETS, template="dense"),
         data=_tiny_data([("dense", 1.0)], data),
-        optimizer=OptimizerConfig(2e-3, 2e-5, 100, 0.9, 0.98, weight_decay=0.05),
-        train=TrainConfig(steps=900, batch_rows=8, trainable=("vision", "norm", "head"), checkpoint_every=250),
+        optimizer=OptimizerConfig(3e-3, 3e-5, 100, 0.9, 0.98, weight_decay=0.05),
+        train=TrainConfig(steps=3000, batch_rows=4, trainable=("vision", "norm", "head"), checkpoint_every=250),
     )
 
 
-def _tiny_llm(arch: str, size: str, stage: str) -> RunConfig:
-    """Teach the tiny LLM to talk and to look things up in pages described in text: pages of one tile first.
+# The tiny LLM learns to talk and to look things up in pages described in text: pages of one tile first, then of up to
+# three, then all. From six tiles at once a model of this size does not begin to look things up. Stage -> the stage it
+# goes on from, template, steps, last learning rate, rows, tokens of each, blend.
+LLM_STAGES = {
+    "llm-1": ("", "plain", 500, 2e-3, 20, 304, (("described-1", 0.8), ("text", 0.2))),
+    "llm-2": ("llm-1", "chatml", 300, 2e-3, 9, 720, (("described-1", 0.2), ("described-3", 0.6), ("text", 0.2))),
+    "llm": ("llm-2", "chatml", 700, 2e-5, 9, 720, (("described-3", 0.2), ("described", 0.6), ("text", 0.2))),
+}
 
-    From six tiles at once a model of this size does not begin to look things up (paper, Table 10: one tile first, too).
-    """
-    first = stage == "llm-1"
-    later = [("described-1", 0.3), ("described", 0.5), ("text", 0.2)]
-    blend = [("described-1", 0.7), ("text", 0.3)] if first else later
+
+def _tiny_llm(arch: str, size: str, stage: str) -> RunConfig:
+    before, template, steps, min_learning_rate, rows, tokens, blend = LLM_STAGES[stage]
     return RunConfig(
         name=f"tiny-{stage}",
         model=_tiny_model("d"),
-        inputs=InputConfig(tokenizer=TINY_ASSETS, template="plain" if first else "chatml"),
-        init=InitConfig() if first else InitConfig(checkpoint="runs/assets/llm-1"),
-        data=_tiny_data(blend, TINY_ROWS | {"tiles_per_row": 0}),
-        optimizer=OptimizerConfig(2e-3, 2e-3 if first else 2e-5, 50, 0.9, 0.98, weight_decay=0.05),
-        train=TrainConfig(
-            steps=700 if first else 1200, batch_rows=8, trainable=("decoder",), checkpoint_every=100
-        ),
+        inputs=InputConfig(tokenizer=TINY_ASSETS, template=template),
+        init=InitConfig(checkpoint=f"runs/assets/{before}" if before else ""),
+        data=_tiny_data(blend, TINY_ROWS | {"tokens_per_row": tokens, "tiles_per_row": 0}),
+        optimizer=OptimizerConfig(2e-3, min_learning_rate, 50, 0.9, 0.98, weight_decay=0.05),
+        train=TrainConfig(steps=steps, batch_rows=rows, trainable=("decoder",), checkpoint_every=100),
     )
 
 
 def _tiny_model(arch: str, **changes: object) -> ModelConfig:
-    return model_config(arch, "tiny", dtype="float32", frozen_dtype="float32", remat="none", unroll=4, **changes)
+    how = {"dtype": "float32", "frozen_dtype": "float32", "remat": "none", "unroll": 4}
+    return model_config(arch, "tiny", TINY_GATE_INIT, pixel_shuffle=TINY_PIXEL_SHUFFLE, **how, **changes)
 
 
-def _tiny_data(blend: list[tuple[str, float]], rows: dict[str, object] = TINY_ROWS) -> DataConfig:
+def _tiny_data(blend: Sequence[tuple[str, float]], rows: dict[str, object] = TINY_ROWS) -> DataConfig:
     return DataConfig(blend=tuple(DatasetConfig(n, f"{TINY_DATA}/{n}", weight) for n, weight in blend), **rows)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data_pipelines import generated, records
+from data_pipelines.generated.pages import GRIDS
 from data_pipelines.generated.samples import GeneratedSource
 from data_pipelines.index import INDEX
 from nvlm_jax.inputs.batch import Sample
@@ -35,12 +36,14 @@ class Embedded:
 
 
 ONE_TILE = {"grids": ((1, 1),)}
+THREE_TILES = {"grids": tuple(grid for grid in GRIDS if grid[0] * grid[1] <= 3)}
 DATASETS = {
     "caption-1": Embedded("qa", "train", 4000, ONE_TILE | {"reads": 1, "questions": 4}),
-    "caption": Embedded("qa", "train", 4000, {"reads": 2, "questions": 4}),
+    "qa-1": Embedded("qa", "train", 4000, ONE_TILE),
     "qa": Embedded("qa", "train", 6000),
     "text": Embedded("text", "train", 6000),
     "described-1": Embedded("described", "train", 20000, ONE_TILE | {"reads": 1, "questions": 12}),
+    "described-3": Embedded("described", "train", 20000, THREE_TILES | {"reads": 1}),
     "described": Embedded("described", "train", 30000, {"reads": 1}),
     "dense": Embedded("dense", "train", 12000),
     "qa-test": Embedded("qa", "test", 500),

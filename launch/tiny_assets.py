@@ -2,8 +2,8 @@
 
     python -m launch.tiny_assets [--workdir=runs/assets]
 
-Makes the data, trains the stages vision, llm-1 and llm of configs/nvlm.py (each goes on where it was stopped; finished
-ones are left as they are), and writes both parts as one directory in the released Hugging Face layout.
+Makes the data, trains the stages vision, llm-1, llm-2 and llm of configs/nvlm.py (each goes on where it was stopped;
+finished ones are left as they are), and writes both parts as one directory in the released Hugging Face layout.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import tempfile
 from absl import app, flags
 from flax import nnx
 
-from configs.nvlm import TINY_ASSETS, TINY_DATA, get_config
+from configs.nvlm import LLM_STAGES, TINY_ASSETS, TINY_DATA, get_config
 from data_pipelines import embedded
 from nvlm_jax.convert.write import write_hf
 from nvlm_jax.training.checkpoints import restore_model
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/assets", "directory of the three runs")
-STAGES = ("vision", "llm-1", "llm")
+STAGES = ("vision", *LLM_STAGES)
 
 
 def main(argv: list[str]) -> None:
@@ -35,8 +35,8 @@ def main(argv: list[str]) -> None:
     embedded.prepare(TINY_DATA, list(names))
     for stage in STAGES:
         command = [f"--config=configs/nvlm.py:stage={stage}", f"--workdir={root / stage}"]
-        if stage == "llm":
-            command.append(f"--config.init.checkpoint={root / 'llm-1'}")
+        if before := LLM_STAGES.get(stage, ("",))[0]:
+            command.append(f"--config.init.checkpoint={root / before}")
         subprocess.run([sys.executable, "-m", "launch.train", *command], check=True)
     write(root / "vision", root / "llm", pathlib.Path(TINY_ASSETS))
 

@@ -18,6 +18,7 @@ ARCHS = ("d", "x", "h")
 TILE_TAGS = ("none", "1d", "grid", "box")
 TEMPLATES = ("chatml", "plain", "dense")
 REMATS = ("none", "dots", "full")
+CROSS_ATTENTION_INITS = ("", "decoder")
 T = TypeVar("T")
 
 
@@ -116,7 +117,8 @@ class InitConfig:
     vision: str = ""
     llm: str = ""
     projector: str = ""
-    checkpoint: str = ""  # all parts at once (a previous stage); excludes the other three
+    cross_attention: str = ""  # decoder = gated layers start as copies of the decoder layers behind them; empty = fresh
+    checkpoint: str = ""  # all parts at once (a previous stage); excludes the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,8 +237,16 @@ def run_faults(run: RunConfig) -> list[str]:
             f"model.dense_labels: {model.dense_labels} with inputs.template {inputs.template!r}; both or neither",
         ),
         (
-            not run.init.checkpoint or not (run.init.vision or run.init.llm or run.init.projector),
+            not run.init.checkpoint or not any(getattr(run.init, key) for key in ("vision", "llm", "projector")),
             "init.checkpoint: is the whole model; leave init.vision, init.llm and init.projector empty",
+        ),
+        (
+            run.init.cross_attention in CROSS_ATTENTION_INITS,
+            f"init.cross_attention: {run.init.cross_attention!r} is neither empty nor 'decoder'",
+        ),
+        (
+            not run.init.cross_attention or (cross is not None and not run.init.checkpoint),
+            "init.cross_attention: for archs x and h without init.checkpoint, which has those layers; leave it empty",
         ),
         (
             run.train.accumulation >= 1 and run.train.batch_rows % run.train.accumulation == 0,

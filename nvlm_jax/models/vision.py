@@ -11,8 +11,6 @@ from nvlm_jax.config import VisionConfig
 from nvlm_jax.models.attention import attend
 from nvlm_jax.models.layers import TABLE_INIT, linear, rms_norm, scan_layers, stack
 
-# As large as the patches' own embedding: from smaller values attention by place takes long to be learned.
-POSITION_INIT = nnx.initializers.normal(0.5)
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 
@@ -30,6 +28,21 @@ def pixel_shuffle(features: jax.Array, factor: int) -> jax.Array:
     side = int(features.shape[1] ** 0.5)
     pattern = "t (y dy x dx) c -> t (y x) (dy dx c)"
     return rearrange(features, pattern, y=side // factor, dy=factor, x=side // factor, dx=factor)
+
+
+def position_table(side: int, width: int) -> jax.Array:
+    """What the learned positions start from: float32 [1, 1 + side**2, width], zeros for the class token.
+
+    Sines and cosines of each patch's row and column, of periods from 2 to 4 * side patches, so that attention to what
+    stands beside a patch is soon learned; as large as the patches' own embedding.
+    """
+    count = width // 4
+    frequencies = jnp.pi * (2.0 * side) ** -jnp.linspace(0.0, 1.0, count)
+    angles = jnp.arange(side)[:, None] * frequencies
+    line = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1) / jnp.sqrt(2.0)
+    rows, columns = jnp.repeat(line, side, axis=0), jnp.tile(line, (side, 1))
+    table = jnp.concatenate([rows, columns], axis=1)
+    return jnp.pad(table, ((1, 0), (0, width - 4 * count)))[None]
 
 
 class VisionAttention(nnx.Module):
@@ -77,10 +90,9 @@ class VisionEncoder(nnx.Module):
         self, config: VisionConfig, rngs: nnx.Rngs, dtype: str = "float32", remat: str = "none", unroll: int = 1
     ):
         self.config, self.dtype, self.scan = config, dtype, {"remat": remat, "unroll": unroll}
-        patches = (config.image_size // config.patch_size) ** 2
         self.patch = linear(3 * config.patch_size**2, config.width, rngs, dtype, bias=True)
         self.class_token = nnx.Param(TABLE_INIT(rngs.params(), (1, 1, config.width)))
-        self.position = nnx.Param(POSITION_INIT(rngs.params(), (1, 1 + patches, config.width)))
+        self.position = nnx.Param(position_table(config.image_size // config.patch_size, config.width))
         self.layers = stack(lambda rngs: VisionLayer(config, rngs, dtype), config.layers, rngs)
 
     def embed(self, tiles: jax.Array) -> jax.Array:

@@ -47,6 +47,8 @@ def initial_model(config: RunConfig, mesh: Mesh | None = None) -> Model:
     for path, leaf in target.items():
         log.debug("%s %s %s", "loaded" if path in loaded else "fresh ", "/".join(path), tuple(leaf.shape))
     values = {**loaded, **fresh}
+    if config.init.cross_attention:
+        values |= _gated_layers(values, target, config.model.cross_attention.every)
     flat = [(path, variable.replace(values[path])) for path, variable in variables.items()]
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
@@ -130,6 +132,22 @@ def _check_fit(found: dict[Path, Any], wanted: dict[Path, Any], source: str, key
     ]
     if faults:
         raise ConfigError(f"{key}: the parameters of {source} do not fit this model:\n  " + "\n  ".join(faults))
+
+
+def _gated_layers(values: dict[Path, jax.Array], target: dict[Path, Any], every: int) -> dict[Path, jax.Array]:
+    """Norms, attention and feed-forward of the decoder layer behind each gated one; gates stay as they are.
+
+    What the decoder's heads look for in a text they then look for in the image tokens, and the projector is all that
+    has to be learned from nothing. (Not of the paper, which does not say what these layers start from.)
+    """
+    copied = {}
+    for path, leaf in target.items():
+        if path[:2] != ("cross_attention", "layers"):
+            continue
+        inner = ("attention", *path[2:]) if path[2] in ("q", "k", "v", "out") else path[2:]
+        if (source := ("decoder", "layers", *inner)) in values:
+            copied[path] = jax.device_put(_cast(values[source][::every], leaf.dtype), leaf.sharding)
+    return copied
 
 
 def _cast(array: Any, dtype: Any) -> Any:

@@ -23,13 +23,28 @@ def next_stage(config, **changes):
 
 
 def test_the_model_of_a_previous_stage(runs, caplog):
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger=initial.__name__)
     config = next_stage(runs.config, init=InitConfig(checkpoint=str(runs.whole)))
     found, expected = arrays(initial_model(config)), arrays(restore_model(runs.whole)[1])
     assert set(found) == set(expected)
     for path, value in expected.items():
         np.testing.assert_array_equal(found[path], value)
-    assert "loaded decoder/layers/attention/q/kernel (2, 32, 32)" in caplog.text and "fresh " not in caplog.text
+    assert "loaded decoder/layers/attention/q/kernel (2, 32, 32)" in caplog.text and "fresh  " not in caplog.text
+
+
+def test_gated_layers_that_begin_as_the_decoder_layers_behind_them(runs):
+    config = dataclasses.replace(runs.config, init=InitConfig(cross_attention="decoder"))
+    found, fresh = arrays(initial_model(config)), arrays(initial_model(runs.config))
+    every = config.model.cross_attention.every
+    pairs = {("q",): ("attention", "q"), ("out",): ("attention", "out"), ("norm1",): ("norm1",), ("norm2",): ("norm2",)}
+    pairs |= {("k",): ("attention", "k"), ("v",): ("attention", "v"), ("mlp", "down"): ("mlp", "down")}
+    for gated, behind in pairs.items():
+        name = "scale" if "norm" in gated[0] else "kernel"
+        copy, source = found["cross_attention", "layers", *gated, name], fresh["decoder", "layers", *behind, name]
+        np.testing.assert_array_equal(copy, source[::every])
+    for gate in ("attention_gate", "mlp_gate"):
+        path = ("cross_attention", "layers", gate)
+        np.testing.assert_array_equal(found[path], fresh[path])
 
 
 def test_dtypes_are_those_of_the_step(runs):
@@ -63,7 +78,7 @@ def test_another_architecture(runs, tiny_model_config):
 
 def test_parts_of_a_checkpoint(runs, caplog):
     """The vision encoder from a run of this project, the rest fresh and drawn from the seed."""
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger=initial.__name__)
     config = dataclasses.replace(runs.config, init=InitConfig(vision=str(runs.whole)), seed=3)
     mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
     found, saved = arrays(initial_model(config, mesh)), arrays(restore_model(runs.whole)[1])
