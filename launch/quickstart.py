@@ -38,7 +38,7 @@ ARCHITECTURES = flags.DEFINE_list("archs", list(ARCHS), f"of {', '.join(ARCHS)}"
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "directory for everything but the data")
 SCALE = flags.DEFINE_float("steps_scale", 1.0, "times the steps of each stage, for a shorter run", lower_bound=0.001)
 SEED = flags.DEFINE_integer("seed", 0, "of the initial weights and the order of the data", lower_bound=0)
-LIMIT = flags.DEFINE_integer("limit", 75, "held-out pages, and text-only samples, that are evaluated", lower_bound=1)
+LIMIT = flags.DEFINE_integer("limit", 50, "held-out pages, and text-only samples, that are evaluated", lower_bound=1)
 
 STAGES = ("pretrain", "sft")
 HELD_OUT = ("qa-test", "text-test")

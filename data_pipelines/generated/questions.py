@@ -36,7 +36,7 @@ ASK_CELL = "what is in row {} column {} of {}?"
 ASK_LINE = "what is at row {} of {}?"
 ASK_READ = "read {}."
 
-TEXT_ENTRY = "[{}] is {}"
+TEXT_ENTRY = "{}{}"  # as on a page: a label and what stands behind it
 ASK_TEXT = {
     "lookup": "{}. what is at [{}]?",
     "backwards": "spell {} backwards.",
@@ -103,8 +103,8 @@ def text_question(rng: random.Random, split: str) -> Question:
         labels = rng.sample(string.ascii_lowercase, rng.randint(2, 5))
         entries = {label: _word_or_number(rng, split) for label in labels}
         wanted = rng.choice(labels)
-        listed = ", ".join(TEXT_ENTRY.format(label, text) for label, text in entries.items())
-        return Question("text", ask.format(listed, wanted), entries[wanted])
+        listed = ",".join(TEXT_ENTRY.format(label, text) for label, text in entries.items())
+        return Question("text", ask.format(listed, wanted), wanted + entries[wanted])
     if task == "larger":
         first, second = rng.sample(rng.choice((glyphs.numbers, glyphs.values))(split), 2)
         return Question("text", ask.format(first, second), max(first, second))

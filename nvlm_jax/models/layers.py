@@ -39,7 +39,9 @@ class GatedMLP(nnx.Module):
         self.down = linear(ff, width, rngs, dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        # As rows of one matrix: going backward, XLA's CPU backend takes half again as long over three axes.
+        rows = x.reshape(-1, x.shape[-1])
+        return self.down(jax.nn.silu(self.gate(rows)) * self.up(rows)).reshape(x.shape)
 
 
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
