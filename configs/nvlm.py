@@ -2,7 +2,7 @@
 
     arch   d | x | h
     size   tiny | 1b | 34b | 72b
-    stage  pretrain | sft, the paper's two; with size tiny also vision | llm-1 | llm-2 | llm, which make the backbones
+    stage  pretrain | sft, the paper's two; with size tiny also vision | llm-1 | llm-2 | llm-3 | llm: the backbones
 
 The paper's values stand here verbatim, each with its table (T10 = Table 10, pretraining; T11 = Table 11, SFT). Any
 value can be changed on the command line, for example `--config.optimizer.learning_rate=3e-5`.
@@ -32,7 +32,7 @@ from nvlm_jax.config import (
 )
 
 SIZES = ("tiny", "1b", "34b", "72b")
-STAGES = ("pretrain", "sft", "vision", "llm-1", "llm-2", "llm")
+STAGES = ("pretrain", "sft", "vision", "llm-1", "llm-2", "llm-3", "llm")
 TINY_ASSETS = "nvlm_jax/assets/tiny"
 TINY_DATA = "runs/data"
 
@@ -249,7 +249,8 @@ def _tiny_vision(arch: str, size: str, stage: str) -> RunConfig:
 LLM_STAGES = {
     "llm-1": ("", "plain", 500, 2e-3, 20, 304, (("described-1", 0.8), ("text", 0.2))),
     "llm-2": ("llm-1", "chatml", 300, 2e-3, 9, 720, (("described-1", 0.2), ("described-3", 0.6), ("text", 0.2))),
-    "llm": ("llm-2", "chatml", 700, 2e-5, 9, 720, (("described-3", 0.2), ("described", 0.6), ("text", 0.2))),
+    "llm-3": ("llm-2", "chatml", 700, 2e-5, 9, 720, (("described-3", 0.2), ("described", 0.6), ("text", 0.2))),
+    "llm": ("llm-3", "chatml", 400, 2e-5, 9, 720, (("described-3", 0.2), ("described", 0.6), ("text", 0.2))),
 }
 
 

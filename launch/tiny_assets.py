@@ -2,7 +2,7 @@
 
     python -m launch.tiny_assets [--workdir=runs/assets]
 
-Makes the data, trains the stages vision, llm-1, llm-2 and llm of configs/nvlm.py (each goes on where it was stopped;
+Makes the data, trains the stage vision and those of LLM_STAGES in configs/nvlm.py (each goes on where it was stopped;
 finished ones are left as they are), and writes both parts as one directory in the released Hugging Face layout.
 """
 
