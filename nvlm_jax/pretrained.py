@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from nvlm_jax.config import InputConfig, ModelConfig
-from nvlm_jax.convert import config_from_hf, open_model
+from nvlm_jax.convert import config_from_hf, open_model, place_part
 from nvlm_jax.convert.hf_config import end_ids
 from nvlm_jax.convert.shards import CheckpointError
 from nvlm_jax.generation.engine import Generator, Sampling, bucket_of
@@ -232,11 +232,8 @@ def _workdir_settings(path: Path) -> tuple[ModelConfig, InputConfig, list[int] |
 
 
 def _read_hf(path: Path, config: ModelConfig, wanted: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], jax.Array]:
-    """Each parameter from the shards to its devices, one at a time."""
-    found = {}
+    """Every parameter, from the shards to its devices."""
+    found: dict[tuple[str, ...], jax.Array] = {}
     for reader in open_model(path, config).values():
-        for tensor in reader.tensors:
-            target = wanted[tensor.ours]
-            array = reader.read(tensor).astype(target.dtype, copy=False)
-            found[tensor.ours] = jax.device_put(array, target.sharding)
+        found |= place_part(reader, wanted)
     return found

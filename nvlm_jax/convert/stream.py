@@ -25,8 +25,8 @@ from orbax.checkpoint import type_handlers
 from nvlm_jax.convert.names import Path as ParameterPath
 from nvlm_jax.convert.shards import CheckpointError
 
-# Blocks read ahead of the one that is being written.
-IN_FLIGHT = 2
+# Blocks that are being written while the next one is read.
+IN_FLIGHT = 3
 
 
 class BlockArray(abc.ABC):
@@ -35,6 +35,7 @@ class BlockArray(abc.ABC):
     shape: tuple[int, ...]
     dtype: np.dtype
     chunk: tuple[int, ...]  # shape of a piece on disk; blocks are whole pieces
+    turned: bool  # whether blocks lie column by column in memory; then they do so on disk, which spares turning them
 
     @abc.abstractmethod
     def blocks(self) -> Iterator[tuple[Any, np.ndarray]]:
@@ -69,7 +70,18 @@ class DiskArray:
         return tuple(self.store.chunk_layout.read_chunk.shape or self.shape)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return self.store[index].read().result()
+        """That part, in the order in which it lies on disk. Raises CheckpointError if it cannot be read."""
+        try:
+            return self.store[index].read(order="F" if self.turned else "C").result()
+        except Exception as error:  # TensorStore raises plain ones
+            text = str(error).split(" [")[0]
+            raise CheckpointError(f"{self.directory}: {self._info.name} cannot be read: {text:.300}") from error
+
+    @functools.cached_property
+    def turned(self) -> bool:
+        """Whether its pieces lie column by column on disk."""
+        order = self.store.chunk_layout.inner_order
+        return order is not None and len(order) > 1 and tuple(order) == tuple(range(len(order)))[::-1]
 
 
 class _BlockHandler(type_handlers.NumpyHandler):
@@ -94,6 +106,8 @@ class _BlockHandler(type_handlers.NumpyHandler):
             spec = type_handlers.get_json_tspec_write(
                 info, info.is_ocdbt_checkpoint, value.shape, value.chunk, value.dtype, process_index=0, arg=arg
             )
+            if value.turned:
+                spec["metadata"]["order"] = "F"
             # Waiting for the disk after every block would take longer than the copy itself.
             context = ts.Context({"file_io_sync": False}, info.ts_context)
             store = await ts.open(ts.Spec(spec), create=True, open=True, context=context)

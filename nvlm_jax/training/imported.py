@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from nvlm_jax.convert import hf_config, hf_files, names
 from nvlm_jax.convert.chat_template import system_text
+from nvlm_jax.convert.place import place
 from nvlm_jax.convert.read import PartArray, PartReader, open_model, open_part
 from nvlm_jax.convert.shards import CheckpointError
 from nvlm_jax.convert.stream import DiskArray, open_arrays, save_blocks
@@ -111,12 +112,14 @@ def open_checkpoint(path: str | Path, step: int | None = None) -> tuple[RunConfi
     return run, arrays
 
 
-def restore_parameters(path: str | Path, wanted: Mapping[names.Path, jax.ShapeDtypeStruct]) -> dict[names.Path, Any]:
+def restore_parameters(
+    path: str | Path, wanted: Mapping[names.Path, jax.ShapeDtypeStruct]
+) -> dict[names.Path, jax.Array]:
     """Some parameters of a checkpoint, each straight onto the devices of its target.
 
     Args:
         path: a workdir, or one step's directory in it.
-        wanted: path -> abstract array with the dtype (cast on the way) and, on devices, the sharding.
+        wanted: path -> abstract array with the dtype (cast on the way) and the sharding.
 
     Raises:
         CheckpointError: a parameter is not there or has another shape, or the checkpoint cannot be read.
@@ -130,17 +133,7 @@ def restore_parameters(path: str | Path, wanted: Mapping[names.Path, jax.ShapeDt
     ]
     if faults:
         raise CheckpointError(f"{path}: does not fit:\n  " + "\n  ".join(faults))
-    found: dict[names.Path, Any] = {}
-    for directory in {arrays[p].directory for p in wanted}:
-        target: dict[str, Any] = {}
-        _insert(target, {p: t for p, t in wanted.items() if arrays[p].directory == directory})
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            args = ocp.args.PyTreeRestore(
-                target, ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
-            )
-            restored = checkpointer.restore(directory, args=args)
-        found |= {tuple(k.key for k in keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(restored)[0]}
-    return found
+    return {p: place(target, arrays[p].__getitem__) for p, target in wanted.items()}
 
 
 def _open_hf(source: Path) -> tuple[ModelConfig, InputConfig, dict[str, PartReader]]:
