@@ -87,7 +87,7 @@ def measure(directory: Path, gigabytes: float, repeats: int) -> dict[str, Any]:
     shard = int(gigabytes * 1e9 / 4)
     write_hf(source, model, InputConfig(), parameters(model), dummy_heads=DUMMY_HEADS, shard_bytes=shard)
     imports = ("convert", f"--from_hf={source}", f"--out={out}")
-    exports = ("convert", f"--to_hf={back}", f"--checkpoint={out}", f"--dummy_heads={DUMMY_HEADS}", f"--like={source}")
+    exports = ("convert", f"--to_hf={back}", f"--checkpoint={out}", f"--dummy_heads={DUMMY_HEADS}")
     found: dict[str, Any] = {
         "bytes": sum(file.stat().st_size for file in source.iterdir()),
         "interpreter": _python("pass").peak,
