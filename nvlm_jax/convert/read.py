@@ -16,14 +16,12 @@ from nvlm_jax.convert import names
 from nvlm_jax.convert.hf_config import part_from_hf
 from nvlm_jax.convert.names import Tensor
 from nvlm_jax.convert.place import place
-from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards
+from nvlm_jax.convert.shards import CheckpointError, FileRange, Shards, open_shards
 from nvlm_jax.convert.stream import BlockArray
 
 # Rows of large tensors are read so many bytes at a time. Larger blocks would be slower: beyond this size the allocator
 # gives memory back to the system after every block, and a page fault costs more than the copy of the page.
 BLOCK_BYTES = 8 << 20
-# Pieces on disk are this large at least, and a block is cut across its rows into as many as that allows.
-PIECE_BYTES = 4 << 20
 # Computed, not learned; old Llama checkpoints carry it.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
@@ -60,12 +58,25 @@ class PartReader:
                 out[at if tensor.layers is None else (number, *at)] = block
         return out
 
-    def blocks(self, tensor: Tensor) -> Iterator[tuple[Index, np.ndarray]]:
-        """The parameter in pieces of at most about BLOCK_BYTES, where its layout lets it be cut: (place, values)."""
-        inner = [range(n) for n in tensor.shape]
-        for layer in range(tensor.layers or 1):
-            first = () if tensor.layers is None else (layer,)
-            yield from (((*first, *at), block) for at, block in self._layer(tensor, layer, inner))
+    def blocks(self, tensor: Tensor) -> Iterator[tuple[Index, np.ndarray | FileRange]]:
+        """The parameter in pieces of at most about BLOCK_BYTES, where its layout lets it be cut: (place, values).
+
+        A piece that lies in the shard as it will lie in the checkpoint (`chunk_shape`) is not read: it is its place.
+        """
+        step, dtype = block_rows(tensor, self.dtype(tensor)), self.dtype(tensor)
+        for layer, name in enumerate(tensor.names):
+            first, entry = () if tensor.layers is None else (layer,), self.shards[name]
+            if step is None:
+                yield (*first, ...), tensor.to_ours(self.shards.read(name)).astype(dtype, copy=False)
+                continue
+            for start in range(0, entry.shape[0], step):
+                stop = min(start + step, entry.shape[0])
+                place = (*first, *our_rows(tensor, slice(start, stop)))
+                if stop - start == step and entry.dtype == dtype:
+                    row = entry.nbytes // entry.shape[0]
+                    yield place, FileRange(entry.file, entry.offset + start * row, step * row)
+                else:
+                    yield place, tensor.to_ours(self.shards.read(name, start, stop)).astype(dtype, copy=False)
 
     def _layer(self, tensor: Tensor, layer: int, inner: list[range]) -> Iterator[tuple[Index, np.ndarray]]:
         """Blocks of the ranges `inner` of one layer, each with its place within those ranges."""
@@ -92,8 +103,8 @@ class PartArray(BlockArray):
         self.chunk = inner if tensor.layers is None else (1, *inner)
         self.turned = tensor.turned
 
-    def blocks(self) -> Iterator[tuple[Index, np.ndarray]]:
-        return ((index, block.astype(self.dtype, copy=False)) for index, block in self.reader.blocks(self.tensor))
+    def blocks(self) -> Iterator[tuple[Index, np.ndarray | FileRange]]:
+        return self.reader.blocks(self.tensor)
 
 
 def block_rows(tensor: Tensor, dtype: np.dtype) -> int | None:
@@ -101,21 +112,22 @@ def block_rows(tensor: Tensor, dtype: np.dtype) -> int | None:
     shape = tensor.their_shape()
     if tensor.form not in ("plain", "matrix") or not shape:
         return None
-    row = math.prod(shape[1:]) * dtype.itemsize
-    return max(1, min(shape[0], BLOCK_BYTES // row))
+    return _fitting(shape[0], math.prod(shape[1:]) * dtype.itemsize)
 
 
 def chunk_shape(tensor: Tensor, dtype: np.dtype) -> tuple[int, ...]:
-    """A piece on disk of one layer of ours: the rows of theirs that make a block, cut across where they are long."""
+    """A piece on disk of one layer of ours: whole rows of theirs that make a block."""
     shape = list(tensor.shape)
-    if len(shape) < 2:
-        return tuple(shape)
-    rows, across = (len(shape) - 1, 0) if tensor.turned else (0, len(shape) - 1)
-    row = math.prod(shape) // shape[rows] * dtype.itemsize
-    shape[rows] = max(1, min(shape[rows], BLOCK_BYTES // row))
-    pieces = max(1, shape[rows] * row // PIECE_BYTES)
-    shape[across] //= next(n for n in range(pieces, 0, -1) if shape[across] % n == 0)
+    if shape:
+        axis = len(shape) - 1 if tensor.turned else 0
+        shape[axis] = _fitting(shape[axis], math.prod(shape) // shape[axis] * dtype.itemsize)
     return tuple(shape)
+
+
+def _fitting(rows: int, row_bytes: int) -> int:
+    """So many rows at once: a divisor of their number, if one comes near to BLOCK_BYTES."""
+    most = max(1, min(rows, BLOCK_BYTES // row_bytes))
+    return next((n for n in range(most, most // 2, -1) if rows % n == 0), most)
 
 
 def our_rows(tensor: Tensor, rows: slice) -> Index:

@@ -3,6 +3,9 @@
 Orbax saves arrays that exist. A stacked array of the 72B model is 39 GB, so Orbax is given a handler for arrays that do
 not: it opens each array's TensorStore as Orbax would, and writes the blocks as they come from the source. What lies on
 disk is an ordinary checkpoint that any Orbax restores, into any sharding.
+
+Pieces of arrays are files of their own (no OCDBT), not compressed, with the values in the order that they have in the
+source. So most of a conversion, in both directions, is copying parts of files, which the kernel does alone.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import asyncio
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ from etils import epath
 from orbax.checkpoint import type_handlers
 
 from nvlm_jax.convert.names import Path as ParameterPath
-from nvlm_jax.convert.shards import CheckpointError
+from nvlm_jax.convert.shards import CheckpointError, FileRange
 
 # Blocks that are being written while the next one is read.
 IN_FLIGHT = 3
@@ -35,11 +39,11 @@ class BlockArray(abc.ABC):
     shape: tuple[int, ...]
     dtype: np.dtype
     chunk: tuple[int, ...]  # shape of a piece on disk; blocks are whole pieces
-    turned: bool  # whether blocks lie column by column in memory; then they do so on disk, which spares turning them
+    turned: bool  # whether pieces lie on disk column by column (the last axis is the slowest)
 
     @abc.abstractmethod
-    def blocks(self) -> Iterator[tuple[Any, np.ndarray]]:
-        """(index, values) until the array is complete."""
+    def blocks(self) -> Iterator[tuple[Any, np.ndarray | FileRange]]:
+        """(index, values) until the array is complete. A file range is exactly one piece."""
 
     @property
     def nbytes(self) -> int:
@@ -76,6 +80,24 @@ class DiskArray:
         except Exception as error:  # TensorStore raises plain ones
             text = str(error).split(" [")[0]
             raise CheckpointError(f"{self.directory}: {self._info.name} cannot be read: {text:.300}") from error
+
+    def piece(self, index: Sequence[Any]) -> FileRange | None:
+        """The file that is exactly this part, in the order in which it lies on disk; None if there is none."""
+        spec = self._spec
+        plain = {"compressor": None, "filters": None, "dimension_separator": "."}
+        found = {key: spec["metadata"].get(key, "") for key in plain}
+        if (spec["driver"], spec["kvstore"]["driver"]) != ("zarr", "file") or found != plain:
+            return None
+        for part, size, length in zip_longest(index, self.chunk, self.shape, fillvalue=slice(None)):
+            whole = part.indices(length) if isinstance(part, slice) else (part, part + 1)
+            if whole[0] % size or whole[1] - whole[0] != size:
+                return None
+        piece = Path(spec["kvstore"]["path"], piece_name(index, self.chunk))
+        return FileRange(piece, 0, math.prod(self.chunk) * self.dtype.itemsize) if piece.is_file() else None
+
+    @functools.cached_property
+    def _spec(self) -> dict[str, Any]:
+        return self.store.spec().to_json()
 
     @functools.cached_property
     def turned(self) -> bool:
@@ -115,9 +137,25 @@ class _BlockHandler(type_handlers.NumpyHandler):
             for index, block in value.blocks():
                 while len(pending) >= IN_FLIGHT:
                     await pending.pop(0)
-                pending.append(asyncio.ensure_future(_written(store[index], block)))
+                if isinstance(block, FileRange):
+                    piece = Path(spec["kvstore"]["path"], piece_name(index, value.chunk))
+                    pending.append(asyncio.ensure_future(asyncio.to_thread(_copied, block, piece)))
+                else:
+                    pending.append(asyncio.ensure_future(_written(store[index], block)))
                 await asyncio.sleep(0)  # let the write begin before the next block is read
             await asyncio.gather(*pending)
+
+
+def piece_name(index: Sequence[Any], chunk: Sequence[int]) -> str:
+    """The file of the piece that begins where `index` (whole numbers and slices) begins, as Zarr names it."""
+    starts = [part.start or 0 if isinstance(part, slice) else part for part in index]
+    starts += [0] * (len(chunk) - len(starts))
+    return ".".join(str(start // size) for start, size in zip(starts, chunk, strict=True))
+
+
+def _copied(block: FileRange, piece: Path) -> None:
+    with open(piece, "wb") as stream:
+        block.copy_to(stream)
 
 
 async def _written(store: ts.TensorStore, block: np.ndarray) -> None:
@@ -132,7 +170,9 @@ def save_blocks(directory: str | Path, tree: Mapping[str, Any]) -> None:
     registry = type_handlers.create_type_handler_registry(
         (BlockArray, _BlockHandler()), (jax.Array, type_handlers.ArrayHandler())
     )
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=registry)
+    handler = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=False, use_zarr3=False, use_compression=False, type_handler_registry=registry
+    )
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(Path(directory).absolute(), args=ocp.args.PyTreeSave(tree))
 

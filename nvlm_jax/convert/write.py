@@ -23,11 +23,13 @@ from nvlm_jax.convert.shards import (
     SINGLE,
     CheckpointError,
     Declared,
+    FileRange,
     Shards,
     index_json,
     plan_shards,
     write_shard,
 )
+from nvlm_jax.convert.stream import DiskArray
 
 
 class ArrayLike(Protocol):
@@ -180,8 +182,10 @@ def _name_shards(shards: list[dict[str, Declared]]) -> dict[str, dict[str, Decla
     return {f"model-{i + 1:05d}-of-{count:05d}.safetensors": shard for i, shard in enumerate(shards)}
 
 
-def _blocks(tensor: Tensor, layer: int, array: ArrayLike, dtype: np.dtype, dummy: int) -> Iterator[np.ndarray]:
-    """One of their tensors, consecutive rows at a time."""
+def _blocks(
+    tensor: Tensor, layer: int, array: ArrayLike, dtype: np.dtype, dummy: int
+) -> Iterator[np.ndarray | FileRange]:
+    """One of their tensors, consecutive rows at a time; where a file has them as they will be written, its range."""
     first = () if tensor.layers is None else (layer,)
     step = block_rows(tensor, np.dtype(array.dtype))
     if step is None:
@@ -189,6 +193,8 @@ def _blocks(tensor: Tensor, layer: int, array: ArrayLike, dtype: np.dtype, dummy
         yield tensor.to_theirs(ours, dummy).astype(dtype, copy=False)
         return
     rows = tensor.their_shape()[0]
+    copies = isinstance(array, DiskArray) and array.dtype == dtype and array.turned == tensor.turned
     for start in range(0, rows, step):
         index = (*first, *our_rows(tensor, slice(start, min(start + step, rows))))
-        yield tensor.to_theirs(np.asarray(array[index])).astype(dtype, copy=False)
+        piece = array.piece(index) if copies else None
+        yield tensor.to_theirs(np.asarray(array[index])).astype(dtype, copy=False) if piece is None else piece
