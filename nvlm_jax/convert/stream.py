@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import functools
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -173,8 +175,22 @@ def save_blocks(directory: str | Path, tree: Mapping[str, Any]) -> None:
     handler = ocp.PyTreeCheckpointHandler(
         use_ocdbt=False, use_zarr3=False, use_compression=False, type_handler_registry=registry
     )
-    with ocp.Checkpointer(handler) as checkpointer:
+    with ocp.Checkpointer(handler) as checkpointer, _without_warning("Skipping merge of OCDBT"):
         checkpointer.save(Path(directory).absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+@contextlib.contextmanager
+def _without_warning(start: str) -> Iterator[None]:
+    """Orbax warns that it finds no OCDBT files where none were asked for."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return start not in str(record.msg)
+
+    logging.getLogger("absl").addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.getLogger("absl").removeFilter(keep)
 
 
 def open_arrays(directory: str | Path) -> dict[ParameterPath, DiskArray]:

@@ -1,6 +1,7 @@
 """Out and in again: every tensor bit for bit, settings and files included."""
 
 import dataclasses
+import errno
 import filecmp
 import json
 import os
@@ -141,6 +142,45 @@ def test_large_tensors_are_read_and_written_in_blocks(tmp_path, monkeypatch):
     assert 150 < biggest <= 300
     import_hf(tmp_path / "hf", tmp_path / "ckpt")
     export_hf(tmp_path / "ckpt", tmp_path / "again", like=tmp_path / "hf")
+    assert filecmp.cmp(tmp_path / "hf" / SINGLE, tmp_path / "again" / SINGLE, shallow=False)
+
+
+def refusing(method):
+    def checked(tensor, *arguments):
+        assert tensor.form not in ("plain", "matrix"), tensor.theirs
+        return method(tensor, *arguments)
+
+    return checked
+
+
+@pytest.mark.parametrize("kernel", ["copies", "refuses"])
+def test_a_piece_that_ends_too_early_is_an_error(tmp_path, monkeypatch, kernel):
+    if kernel == "refuses":  # as between some file systems: then bytes go through this process
+        monkeypatch.setattr(os, "copy_file_range", lambda *_: os_error(errno.EXDEV))
+    import_hf(golden.DIRECTORY, tmp_path / "ckpt")
+    assert_same(open_checkpoint(tmp_path / "ckpt")[1], read_all(golden.DIRECTORY, golden.config()))
+    piece = tmp_path / "ckpt/frozen/decoder.embedding/0.0"
+    os.truncate(piece, 1000)
+    with pytest.raises(CheckpointError, match=r"decoder.embedding/0.0: ends 130072 bytes too early"):
+        export_hf(tmp_path / "ckpt", tmp_path / "hf")
+    with pytest.raises(CheckpointError, match=r"frozen: decoder.embedding cannot be read"):
+        nvlm_jax.load(tmp_path / "ckpt")
+    assert os.listdir(tmp_path) == ["ckpt"]
+
+
+def os_error(code: int):
+    raise OSError(code, "as some file systems say")
+
+
+def test_rows_are_copied_and_never_turned(tmp_path, monkeypatch):
+    """Both ways, all but the attention of the vision encoder, whose dummy heads go and come."""
+    config, want = small("x"), random_parameters(small("x"))
+    write_hf(tmp_path / "hf", config, INPUTS, want, dummy_heads=2)
+
+    for name in ("to_ours", "to_theirs"):
+        monkeypatch.setattr(names.Tensor, name, refusing(getattr(names.Tensor, name)))
+    import_hf(tmp_path / "hf", tmp_path / "ckpt")
+    export_hf(tmp_path / "ckpt", tmp_path / "again", dummy_heads=2)
     assert filecmp.cmp(tmp_path / "hf" / SINGLE, tmp_path / "again" / SINGLE, shallow=False)
 
 
