@@ -10,6 +10,7 @@ from __future__ import annotations
 import filecmp
 import json
 import os
+import resource
 import shutil
 import socket
 import statistics
@@ -56,6 +57,7 @@ class Run(NamedTuple):
     """One process that ended well."""
 
     seconds: float
+    cpu: float  # seconds of all its threads, in the kernel too: says more than the clock where others compute
     peak: int  # bytes resident at most
     output: str
 
@@ -98,10 +100,11 @@ def measure(directory: Path, gigabytes: float, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for name, command, read, made in (("import", imports, source, out), ("export", exports, out, back)):
             shutil.rmtree(made, ignore_errors=True)
-            seconds = _copy(read, copy)
+            copied = _copy(read, copy)
             run = _launch(*command)
             converting = float(run.output.split(" in ")[-1].split()[0])
-            found[name].append({"cp": seconds, "process": run.seconds, "converting": converting, "peak": run.peak})
+            seconds = {"cp": copied.seconds, "process": run.seconds, "converting": converting}
+            found[name].append(seconds | {"cp_cpu": copied.cpu, "process_cpu": run.cpu, "peak": run.peak})
     shards = [file.name for file in source.glob("*.safetensors")]
     found["identical"] = filecmp.cmpfiles(source, back, shards, shallow=False)[0] == shards
     shutil.rmtree(copy)
@@ -123,7 +126,8 @@ def report(found: Mapping[str, Any]) -> str:
         lines.append(
             f"{name}: {_median(runs, 'converting'):.1f} s converting, {_median(runs, 'process'):.1f} s the process, "
             f"{_median(runs, 'cp'):.1f} s cp; ratio to cp {_ratios(runs, 'converting')} converting, "
-            f"{_ratios(runs, 'process')} the process; peak {(peak - own) / 1e9:.2f} GB over the interpreter"
+            f"{_ratios(runs, 'process')} the process; CPU {_median(runs, 'process_cpu'):.1f} s the process, "
+            f"{_median(runs, 'cp_cpu'):.1f} s cp; peak {(peak - own) / 1e9:.2f} GB over the interpreter"
         )
     lines.append(f"exported shards identical to the source: {found['identical']}")
     for run in found["restore"]:
@@ -188,23 +192,29 @@ def _launch(module: str, *arguments: str) -> Run:
 
 
 def _python(code: str) -> Run:
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", PEAK + code], capture_output=True, text=True)
-    seconds = time.perf_counter() - start
+    done, seconds, cpu = _timed([sys.executable, "-c", PEAK + code])
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    return Run(seconds, int(done.stderr.split()[-1]) * 1024, done.stdout)
+    return Run(seconds, cpu, int(done.stderr.split()[-1]) * 1024, done.stdout)
 
 
-def _copy(source: Path, target: Path) -> float:
-    """Seconds that `cp` takes; what earlier steps left to be written is written before."""
+def _copy(source: Path, target: Path) -> Run:
+    """`cp`; what earlier steps left to be written is written before, what it leaves afterwards."""
     shutil.rmtree(target, ignore_errors=True)
     os.sync()
-    start = time.perf_counter()
-    subprocess.run(["cp", "-r", str(source), str(target)], check=True)
-    seconds = time.perf_counter() - start
+    done, seconds, cpu = _timed(["cp", "-r", str(source), str(target)])
+    done.check_returncode()
     os.sync()
-    return seconds
+    return Run(seconds, cpu, 0, "")
+
+
+def _timed(command: Sequence[str]) -> tuple[subprocess.CompletedProcess, float, float]:
+    """The finished process, the seconds it took, and those of CPU."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True)
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, seconds, after.ru_utime - used.ru_utime + after.ru_stime - used.ru_stime
 
 
 def _resident(key: str = "VmRSS") -> int:
