@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from nvlm_jax.config import InputConfig, ModelConfig
-from nvlm_jax.convert import config_from_hf, open_model
+from nvlm_jax.convert import config_from_hf, hf_files, open_model, place_part
 from nvlm_jax.convert.hf_config import end_ids
 from nvlm_jax.convert.shards import CheckpointError
 from nvlm_jax.generation.engine import Generator, Sampling, bucket_of
@@ -55,7 +55,7 @@ def load(
             float32 precision on every device.
         image_token_id: for `logits` and `generate_tokens`. None = the tokenizer's `inputs.image_token`; where there is
             no tokenizer, the one id in `tokens` that fits the number of tiles.
-        end_token_ids: what ends an answer. None = the tokenizer's `inputs.end_token`, else the checkpoint's own
+        end_token_ids: what ends an answer. None = the tokenizer's `inputs.end_token` and the checkpoint's own
             (generation_config.json, or `eos_token_id` of its `llm_config`).
         mesh: where to put the parameters, each straight onto its own devices; None = the first device.
 
@@ -71,6 +71,7 @@ def load(
         config, inputs, ends = *config_from_hf(path), end_ids(path)
     if config.dense_labels:
         raise CheckpointError(f"{path}: a vision encoder with labels; it answers no questions")
+    ends = list(end_token_ids or hf_files.end_token_ids(inputs, config, ends))
     config = dataclasses.replace(config, dtype=dtype, frozen_dtype=dtype)
     graphdef, abstract = nnx.split(abstract_model(config))
     cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)), abstract)
@@ -78,7 +79,7 @@ def load(
     target = {p: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.get_value() for p, leaf in wanted.items()}
     found = restore_parameters(path, target) if is_checkpoint(path) else _read_hf(path, config, target)
     state = nnx.from_flat_state([(p, leaf.replace(found[p])) for p, leaf in wanted.items()])
-    return LoadedModel(nnx.merge(graphdef, state), inputs, image_token_id, end_token_ids or ends)
+    return LoadedModel(nnx.merge(graphdef, state), inputs, image_token_id, ends)
 
 
 class LoadedModel:
@@ -224,19 +225,16 @@ def with_placeholders(messages: Messages, images: int) -> list[Message]:
     return found
 
 
-def _workdir_settings(path: Path) -> tuple[ModelConfig, InputConfig, list[int] | None]:
+def _workdir_settings(path: Path) -> tuple[ModelConfig, InputConfig, list[int]]:
     run, _ = open_checkpoint(path)
     workdir, step = find_step(path)
     _, meta = read_meta(workdir / CHECKPOINTS / str(step))
-    return run.model, run.inputs, meta.get("end_ids")
+    return run.model, run.inputs, meta.get("end_ids") or []
 
 
 def _read_hf(path: Path, config: ModelConfig, wanted: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], jax.Array]:
-    """Each parameter from the shards to its devices, one at a time."""
-    found = {}
+    """Every parameter, from the shards to its devices."""
+    found: dict[tuple[str, ...], jax.Array] = {}
     for reader in open_model(path, config).values():
-        for tensor in reader.tensors:
-            target = wanted[tensor.ours]
-            array = reader.read(tensor).astype(target.dtype, copy=False)
-            found[tensor.ours] = jax.device_put(array, target.sharding)
+        found |= place_part(reader, wanted)
     return found

@@ -185,13 +185,13 @@ def dtype_from_hf(config: Mapping[str, Any]) -> str:
     return "float32" if name in ("float32", "float64") else "bfloat16"
 
 
-def end_ids(path: str | Path) -> list[int] | None:
-    """The ids that end an answer, by generation_config.json or config.json; None if neither says."""
+def end_ids(path: str | Path) -> list[int]:
+    """The ids that end an answer, by generation_config.json or config.json; none if neither says."""
     config = read_config(path) or {}
     file = Path(path) / GENERATION_CONFIG
     candidates = [read_json(file) if file.exists() else {}, config.get("llm_config", {}), config]
-    ends = next((c["eos_token_id"] for c in candidates if c.get("eos_token_id") is not None), None)
-    return ends if ends is None or isinstance(ends, list) else [ends]
+    ends = next((c["eos_token_id"] for c in candidates if c.get("eos_token_id") is not None), [])
+    return ends if isinstance(ends, list) else [ends]
 
 
 def _rope_theta(config: Mapping[str, Any], path: str | Path) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ TOKENIZER_FILES = (TOKENIZER, "vocab.json", "merges.txt", "added_tokens.json", "
 MAX_POSITIONS = 32768
 
 
-def model_config_json(model: ModelConfig, inputs: InputConfig, dtype: str, end_id: int | None) -> dict[str, Any]:
+def model_config_json(model: ModelConfig, inputs: InputConfig, dtype: str, ends: Sequence[int]) -> dict[str, Any]:
     """`config.json` of a whole model with the keys of nvidia/NVLM-D-72B; what has no key there stands under `nvlm_jax`.
 
     `llm_config.model_type` is the true one, not the released "llama".
@@ -42,7 +43,7 @@ def model_config_json(model: ModelConfig, inputs: InputConfig, dtype: str, end_i
         "image_tag_type": "nvlm" if inputs.tile_tags == "1d" else inputs.tile_tags,
         "template": inputs.template,
         "vision_config": vision_config_json(model.vision, dtype),
-        "llm_config": llm_config_json(model.decoder, dtype, end_id),
+        "llm_config": llm_config_json(model.decoder, dtype, ends),
         OWN_KEY: own,
     }
 
@@ -73,8 +74,8 @@ def vision_config_json(vision: VisionConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def llm_config_json(decoder: DecoderConfig, dtype: str, end_id: int | None) -> dict[str, Any]:
-    """`config.json` of Qwen2 or Llama alone; also the section of a whole model."""
+def llm_config_json(decoder: DecoderConfig, dtype: str, ends: Sequence[int]) -> dict[str, Any]:
+    """`config.json` of Qwen2 or Llama alone; also the section of a whole model. `ends`: ids that end an answer."""
     qwen = decoder.qkv_bias
     return {
         "architectures": ["Qwen2ForCausalLM" if qwen else "LlamaForCausalLM"],
@@ -96,41 +97,52 @@ def llm_config_json(decoder: DecoderConfig, dtype: str, end_id: int | None) -> d
         "tie_word_embeddings": decoder.tied_embeddings,
         "initializer_range": 0.02,
         "bos_token_id": None,
-        "eos_token_id": end_id,
+        "eos_token_id": ends[0] if ends else None,
         "use_cache": True,
     }
 
 
-def write_small_files(directory: Path, config: dict[str, Any], inputs: InputConfig, end_id: int | None) -> None:
+def write_small_files(directory: Path, config: dict[str, Any], inputs: InputConfig, ends: Sequence[int]) -> None:
     """Write config.json and generation_config.json, and the tokenizer's files where there is one."""
     write_json(directory / CONFIG, config)
-    generation = {"do_sample": False, "eos_token_id": end_id, "pad_token_id": end_id}
-    write_json(directory / GENERATION_CONFIG, {k: v for k, v in generation.items() if v is not None})
+    end = {"eos_token_id": ends[0] if len(ends) == 1 else list(ends), "pad_token_id": ends[0]} if ends else {}
+    write_json(directory / GENERATION_CONFIG, {"do_sample": False} | end)
     if inputs.tokenizer:
         copy_tokenizer(directory, inputs)
 
 
-def end_token_id(inputs: InputConfig, model: ModelConfig) -> int | None:
-    """The id that ends an answer; None without a tokenizer.
+def end_token_ids(
+    inputs: InputConfig, model: ModelConfig, known: Sequence[int] = (), images: bool = True
+) -> list[int]:
+    """The ids that end an answer: `known` ones, and the tokenizer's end token where there is a tokenizer.
+
+    Args:
+        inputs: names the tokenizer, and its tokens that are needed.
+        model: for its vocabulary.
+        known: what the checkpoint says, the most important first.
+        images: whether the image token is needed. A language model alone, such as Qwen2-*-Instruct, has none.
 
     Raises:
         CheckpointError: the tokenizer cannot be read, lacks the end or image token, or has more entries than the
-            embedding has rows.
+            embedding has rows; or a known id is beyond them.
     """
-    if not inputs.tokenizer:
-        return None
-    try:
-        tokenizer = Tokenizer(inputs.tokenizer)
-        end = tokenizer.special(inputs.end_token)
-        highest = max(tokenizer.vocab_size - 1, end, tokenizer.special(inputs.image_token))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(str(error)) from error
-    if highest >= model.decoder.vocab_size:
-        raise CheckpointError(
-            f"{inputs.tokenizer}: the tokenizer has ids up to {highest}, but the embedding "
-            f"{model.decoder.vocab_size} rows; take the decoder's own tokenizer"
-        )
-    return end
+    ends, rows = list(known), model.decoder.vocab_size
+    if inputs.tokenizer:
+        try:
+            tokenizer = Tokenizer(inputs.tokenizer)
+            ends.append(tokenizer.special(inputs.end_token))
+            if images:
+                tokenizer.special(inputs.image_token)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(str(error)) from error
+        if tokenizer.vocab_size > rows:
+            raise CheckpointError(
+                f"{inputs.tokenizer}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding "
+                f"{rows} rows; take the decoder's own tokenizer"
+            )
+    if beyond := [i for i in ends if not 0 <= i < rows]:
+        raise CheckpointError(f"eos_token_id {beyond[0]} is none of the vocabulary's {rows} ids")
+    return list(dict.fromkeys(ends))
 
 
 def copy_tokenizer(directory: Path, inputs: InputConfig) -> None:

@@ -53,6 +53,11 @@ class Tensor:
         return [self.theirs] if self.layers is None else [self.theirs.format(i) for i in range(self.layers)]
 
     @property
+    def turned(self) -> bool:
+        """Whether rows of theirs are columns of ours."""
+        return self.form in ("matrix", "heads_in", "qkv")
+
+    @property
     def stacked_shape(self) -> tuple[int, ...]:
         """The shape of the parameter as the model holds it."""
         return self.shape if self.layers is None else (self.layers, *self.shape)
@@ -82,7 +87,7 @@ class Tensor:
         """One of their tensors as one layer of ours, without dummy heads; a view where it can be."""
         match self.form:
             case "matrix":
-                return transposed(array)
+                return array.T
             case "gate":
                 return array.reshape(())
             case "patch":
@@ -90,11 +95,10 @@ class Tensor:
             case "heads":
                 return array[: self.shape[0]]
             case "heads_in":
-                return transposed(array[:, : self.shape[0]])
+                return array[:, : self.shape[0]].T
             case "qkv":
                 each = self.shape[1] // 3
-                joined = array.reshape(3, -1, self.shape[0])[:, :each].reshape(3 * each, -1)
-                return transposed(joined)
+                return array.reshape(3, -1, self.shape[0])[:, :each].reshape(3 * each, -1).T
             case "qkv_bias":
                 each = self.shape[0] // 3
                 return array.reshape(3, -1)[:, :each].reshape(-1)
@@ -224,8 +228,13 @@ def _gated_mlp(config: ModelConfig, layer: str, count: int) -> Iterator[Tensor]:
     yield from _linear((*ours, "up"), f"{layer}mlp.up_proj", d.width, d.ff, False, count)
 
 
-def transposed(matrix: np.ndarray, strip: int = 32) -> np.ndarray:
-    """A transposed copy, made a few rows at a time: in one go every value would be a cache miss."""
+def transposed(matrix: np.ndarray, strip: int = 16) -> np.ndarray:
+    """The transpose with its rows in one piece: a view where they are, else a copy.
+
+    Copied a few rows at a time, for in one go every value would be a cache miss.
+    """
+    if matrix.flags.f_contiguous:
+        return matrix.T
     out = np.empty(matrix.shape[::-1], matrix.dtype)
     for start in range(0, len(matrix), strip):
         out[:, start : start + strip] = matrix[start : start + strip].T

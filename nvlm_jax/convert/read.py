@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from nvlm_jax.config import DecoderConfig, ModelConfig, VisionConfig
 from nvlm_jax.convert import names
 from nvlm_jax.convert.hf_config import part_from_hf
 from nvlm_jax.convert.names import Tensor
-from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards
+from nvlm_jax.convert.place import place
+from nvlm_jax.convert.shards import CheckpointError, FileRange, Shards, open_shards
 from nvlm_jax.convert.stream import BlockArray
 
-# Rows of large tensors are read so many bytes at a time.
-BLOCK_BYTES = 32 << 20
+# Rows of large tensors are read so many bytes at a time. Larger blocks would be slower: beyond this size the allocator
+# gives memory back to the system after every block, and a page fault costs more than the copy of the page.
+BLOCK_BYTES = 8 << 20
 # Computed, not learned; old Llama checkpoints carry it.
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
 
@@ -34,26 +39,58 @@ class PartReader:
         """The dtype of our parameter: the widest of its layers."""
         return np.result_type(*(self.shards[name].dtype for name in set(tensor.names)))
 
-    def read(self, tensor: Tensor) -> np.ndarray:
-        """The whole parameter, stacked."""
-        out = np.empty(tensor.stacked_shape, self.dtype(tensor))
-        for index, block in self.blocks(tensor):
-            out[index] = block
+    def read(self, tensor: Tensor, index: Index = ()) -> np.ndarray:
+        """The parameter, stacked, or the part of it that `index` (slices, as of a NumPy array) names; no more is kept.
+
+        Where rows of theirs are columns of ours, so they lie in the array's memory too.
+        """
+        wanted = [range(n) for n in tensor.stacked_shape]
+        wanted[: len(index)] = [all_[part] for all_, part in zip(wanted, index, strict=False)]
+        shape = [len(part) for part in wanted]
+        dtype = self.dtype(tensor)
+        if tensor.turned:
+            out = np.empty((*shape[:-2], shape[-1], shape[-2]), dtype).swapaxes(-1, -2)
+        else:
+            out = np.empty(shape, dtype)
+        layers, inner = ((0,), wanted) if tensor.layers is None else (wanted[0], wanted[1:])
+        for number, layer in enumerate(layers):
+            for at, block in self._layer(tensor, layer, inner):
+                out[at if tensor.layers is None else (number, *at)] = block
         return out
 
-    def blocks(self, tensor: Tensor) -> Iterator[tuple[Index, np.ndarray]]:
-        """The parameter in pieces of at most about BLOCK_BYTES, where its layout lets it be cut: (place, values)."""
-        step = block_rows(tensor, self.dtype(tensor))
+    def blocks(self, tensor: Tensor) -> Iterator[tuple[Index, np.ndarray | FileRange]]:
+        """The parameter in pieces of at most about BLOCK_BYTES, where its layout lets it be cut: (place, values).
+
+        A piece that lies in the shard as it will lie in the checkpoint (`chunk_shape`) is not read: it is its place.
+        """
+        step, dtype = block_rows(tensor, self.dtype(tensor)), self.dtype(tensor)
         for layer, name in enumerate(tensor.names):
-            first = () if tensor.layers is None else (layer,)
+            first, entry = () if tensor.layers is None else (layer,), self.shards[name]
             if step is None:
-                yield (*first, ...), tensor.to_ours(self.shards.read(name))
+                yield (*first, ...), tensor.to_ours(self.shards.read(name)).astype(dtype, copy=False)
                 continue
-            rows = self.shards[name].shape[0]
-            for start in range(0, rows, step):
-                part = slice(start, min(start + step, rows))
-                block = self.shards.read(name, part.start, part.stop)
-                yield (*first, *our_rows(tensor, part)), tensor.to_ours(block)
+            for start in range(0, entry.shape[0], step):
+                stop = min(start + step, entry.shape[0])
+                place = (*first, *our_rows(tensor, slice(start, stop)))
+                if stop - start == step and entry.dtype == dtype:
+                    row = entry.nbytes // entry.shape[0]
+                    yield place, FileRange(entry.file, entry.offset + start * row, step * row)
+                else:
+                    yield place, tensor.to_ours(self.shards.read(name, start, stop)).astype(dtype, copy=False)
+
+    def _layer(self, tensor: Tensor, layer: int, inner: list[range]) -> Iterator[tuple[Index, np.ndarray]]:
+        """Blocks of the ranges `inner` of one layer, each with its place within those ranges."""
+        name, parts = tensor.names[layer], [slice(r.start, r.stop) for r in inner]
+        step = block_rows(tensor, self.dtype(tensor))
+        if step is None:
+            yield (...,), tensor.to_ours(self.shards.read(name))[tuple(parts)]
+            return
+        axis = len(inner) - 1 if tensor.turned else 0
+        rows, others = inner[axis], [slice(None) if i == axis else part for i, part in enumerate(parts)]
+        for start in range(rows.start, rows.stop, step):
+            stop = min(start + step, rows.stop)
+            block = tensor.to_ours(self.shards.read(name, start, stop))
+            yield our_rows(tensor, slice(start - rows.start, stop - rows.start)), block[tuple(others)]
 
 
 class PartArray(BlockArray):
@@ -62,14 +99,12 @@ class PartArray(BlockArray):
     def __init__(self, reader: PartReader, tensor: Tensor):
         self.reader, self.tensor = reader, tensor
         self.shape, self.dtype = tensor.stacked_shape, reader.dtype(tensor)
-        step = block_rows(tensor, self.dtype)
-        inner = list(tensor.shape)
-        if step is not None:
-            inner[-1 if tensor.form == "matrix" else 0] = step
-        self.chunk = tuple(inner) if tensor.layers is None else (1, *inner)
+        inner = chunk_shape(tensor, self.dtype)
+        self.chunk = inner if tensor.layers is None else (1, *inner)
+        self.turned = tensor.turned
 
-    def blocks(self) -> Iterator[tuple[Index, np.ndarray]]:
-        return ((index, block.astype(self.dtype, copy=False)) for index, block in self.reader.blocks(self.tensor))
+    def blocks(self) -> Iterator[tuple[Index, np.ndarray | FileRange]]:
+        return self.reader.blocks(self.tensor)
 
 
 def block_rows(tensor: Tensor, dtype: np.dtype) -> int | None:
@@ -77,8 +112,22 @@ def block_rows(tensor: Tensor, dtype: np.dtype) -> int | None:
     shape = tensor.their_shape()
     if tensor.form not in ("plain", "matrix") or not shape:
         return None
-    row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-    return max(1, min(shape[0], BLOCK_BYTES // row))
+    return _fitting(shape[0], math.prod(shape[1:]) * dtype.itemsize)
+
+
+def chunk_shape(tensor: Tensor, dtype: np.dtype) -> tuple[int, ...]:
+    """A piece on disk of one layer of ours: whole rows of theirs that make a block."""
+    shape = list(tensor.shape)
+    if shape:
+        axis = len(shape) - 1 if tensor.turned else 0
+        shape[axis] = _fitting(shape[axis], math.prod(shape) // shape[axis] * dtype.itemsize)
+    return tuple(shape)
+
+
+def _fitting(rows: int, row_bytes: int) -> int:
+    """So many rows at once: a divisor of their number, if one comes near to BLOCK_BYTES."""
+    most = max(1, min(rows, BLOCK_BYTES // row_bytes))
+    return next((n for n in range(most, most // 2, -1) if rows % n == 0), most)
 
 
 def our_rows(tensor: Tensor, rows: slice) -> Index:
@@ -105,6 +154,11 @@ def read_part(path: str | Path, part: str, config: ModelConfig) -> dict[names.Pa
     """
     reader = open_part(path, part, config)
     return {tensor.ours: reader.read(tensor) for tensor in reader.tensors}
+
+
+def place_part(reader: PartReader, wanted: Mapping[names.Path, jax.ShapeDtypeStruct]) -> dict[names.Path, jax.Array]:
+    """All parameters of an opened part, each device's share read straight onto it, in the dtypes of `wanted`."""
+    return {t.ours: place(wanted[t.ours], functools.partial(reader.read, t)) for t in reader.tensors}
 
 
 def open_part(path: str | Path, part: str, config: ModelConfig, shards: Shards | None = None) -> PartReader:

@@ -6,11 +6,13 @@ was ever touched as resident memory of the process.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -27,6 +29,7 @@ DTYPES = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_SHARD_BYTES = 5_000_000_000
+CANNOT_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class CheckpointError(ValueError):
@@ -44,6 +47,38 @@ class Entry(NamedTuple):
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+class FileRange(NamedTuple):
+    """Values that lie in a file as they are to lie in another one."""
+
+    file: Path
+    offset: int
+    nbytes: int
+
+    def copy_to(self, target: BinaryIO) -> None:
+        """Append to `target`, inside the kernel where it can."""
+        with open(self.file, "rb", buffering=0) as source:
+            target.flush()
+            source.seek(self.offset)
+            left = self.nbytes
+            while left and (done := _copy_some(source, target, left)):
+                left -= done
+        if left:
+            raise CheckpointError(f"{self.file}: ends {left} bytes too early")
+
+
+def _copy_some(source: BinaryIO, target: BinaryIO, count: int) -> int:
+    """Bytes copied between the files' places, both of which move on; 0 at the end of `source`."""
+    try:
+        return os.copy_file_range(source.fileno(), target.fileno(), count)
+    except (AttributeError, OSError) as error:  # no Linux, or file systems that cannot
+        if isinstance(error, OSError) and error.errno not in CANNOT_COPY:
+            raise
+    block = source.read(min(count, 8 << 20))
+    target.write(block)
+    target.flush()
+    return len(block)
 
 
 class Shards(dict[str, Entry]):
@@ -174,7 +209,9 @@ def plan_shards(sizes: Mapping[str, int], limit: int = MAX_SHARD_BYTES) -> list[
     return shards
 
 
-def write_shard(file: Path, declared: Mapping[str, Declared], blocks: Iterable[tuple[str, np.ndarray]]) -> None:
+def write_shard(
+    file: Path, declared: Mapping[str, Declared], blocks: Iterable[tuple[str, np.ndarray | FileRange]]
+) -> None:
     """Write one shard as the blocks come: consecutive rows of its tensors, in the order of `declared`.
 
     Raises:
@@ -197,9 +234,13 @@ def write_shard(file: Path, declared: Mapping[str, Declared], blocks: Iterable[t
         for name, block in blocks:
             while expected and written[expected[0]] == declared[expected[0]].nbytes:
                 expected.pop(0)
-            if not expected or name != expected[0] or block.dtype != declared[name].dtype:
-                raise ValueError(f"{file}: block of {name} {block.dtype} out of place")
-            stream.write(np.ascontiguousarray(block).view(np.uint8).reshape(-1).data)
+            copied = isinstance(block, FileRange)
+            if not expected or name != expected[0] or not (copied or block.dtype == declared[name].dtype):
+                raise ValueError(f"{file}: block of {name} out of place")
+            if copied:
+                block.copy_to(stream)
+            else:
+                stream.write(np.ascontiguousarray(block).view(np.uint8).reshape(-1).data)
             written[name] += block.nbytes
     if short := [name for name in written if written[name] != declared[name].nbytes]:
         raise ValueError(f"{file}: {short[0]} has {written[short[0]]} bytes; {declared[short[0]].nbytes} declared")

@@ -23,11 +23,13 @@ from nvlm_jax.convert.shards import (
     SINGLE,
     CheckpointError,
     Declared,
+    FileRange,
+    Shards,
     index_json,
-    open_shards,
     plan_shards,
     write_shard,
 )
+from nvlm_jax.convert.stream import DiskArray
 
 
 class ArrayLike(Protocol):
@@ -48,7 +50,8 @@ def write_hf(
     parts: Sequence[str] | None = None,
     dtype: str | None = None,
     dummy_heads: int = 0,
-    like: str | Path | None = None,
+    ends: Sequence[int] = (),
+    layout: Sequence[Sequence[str]] = (),
     shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a checkpoint in Hugging Face layout. The directory appears when it is complete, or not at all.
@@ -62,8 +65,10 @@ def write_hf(
             config.json of InternViT, Qwen2 or Llama; several make an NVLM directory that lacks the others.
         dtype: "float32", "bfloat16" or "float16"; None = as the parameters are.
         dummy_heads: heads of zeros added to each vision attention layer; the released model has 7.
-        like: a directory whose shards are cut in the same places, as the source of an imported model.
-        shard_bytes: size of a shard at most, where `like` is not given.
+        ends: ids that end an answer, beside the tokenizer's end token.
+        layout: the tensors of each shard, as `shard_layout` of a source gives them. It is kept to if it has exactly
+            the tensors that are written and no shard comes out larger than `shard_bytes`.
+        shard_bytes: size of a shard at most, unless one tensor is larger.
 
     Raises:
         CheckpointError: the directory is not empty, a parameter is missing or misshaped, the tokenizer does not fit.
@@ -78,13 +83,13 @@ def write_hf(
         for tensor in tensors
         for name in tensor.names
     }
-    shards = _name_shards(_cut(declared, like, shard_bytes))
-    end_id = hf_files.end_token_id(inputs, model)
+    shards = _name_shards(_cut(declared, layout, shard_bytes))
+    ends = hf_files.end_token_ids(inputs, model, ends, images=single is None)
     text_dtype = np.dtype(declared[tensors[-1].names[-1]].dtype).name
     config = {
-        None: lambda: hf_files.model_config_json(model, inputs, text_dtype, end_id),
+        None: lambda: hf_files.model_config_json(model, inputs, text_dtype, ends),
         "vision": lambda: hf_files.vision_config_json(model.vision, text_dtype),
-        "llm": lambda: hf_files.llm_config_json(model.decoder, text_dtype, end_id),
+        "llm": lambda: hf_files.llm_config_json(model.decoder, text_dtype, ends),
     }[single]()
     where = {name: (tensor, i) for tensor in tensors for i, name in enumerate(tensor.names)}
     with complete_or_absent(directory) as partial:
@@ -97,7 +102,7 @@ def write_hf(
             write_shard(partial / file, members, blocks)
         if len(shards) > 1:
             (partial / INDEX).write_text(index_json(shards), encoding="utf-8")
-        hf_files.write_small_files(partial, config, inputs, end_id)
+        hf_files.write_small_files(partial, config, inputs, ends)
 
 
 @contextlib.contextmanager
@@ -150,18 +155,24 @@ def _dtype(name: str) -> np.dtype:
     return known[name]
 
 
-def _cut(declared: Mapping[str, Declared], like: str | Path | None, shard_bytes: int) -> list[dict[str, Declared]]:
-    if like is None:
-        plan = plan_shards({name: item.nbytes for name, item in declared.items()}, shard_bytes)
-        return [{name: declared[name] for name in shard} for shard in plan]
-    source = open_shards(like)
-    if source.keys() != declared.keys():
-        differing = sorted(source.keys() ^ declared.keys())
-        raise CheckpointError(f"{like}: cannot be the pattern; only one of the two has {', '.join(differing[:5])}")
-    files: dict[str, dict[str, Declared]] = {}
-    for name in sorted(source, key=lambda name: (source[name].file.name, source[name].offset)):
-        files.setdefault(source[name].file.name, {})[name] = declared[name]
+def shard_layout(shards: Shards) -> list[list[str]]:
+    """The tensors of each shard of a checkpoint, in the order in which they lie there."""
+    files: dict[str, list[str]] = {}
+    for name in sorted(shards, key=lambda name: (shards[name].file.name, shards[name].offset)):
+        files.setdefault(shards[name].file.name, []).append(name)
     return list(files.values())
+
+
+def _cut(
+    declared: Mapping[str, Declared], layout: Sequence[Sequence[str]], shard_bytes: int
+) -> list[dict[str, Declared]]:
+    sizes = {name: item.nbytes for name, item in declared.items()}
+    # Tensors of the source that an import leaves behind, such as a tied head, do not come back.
+    layout = [kept for shard in layout if (kept := [name for name in shard if name in declared])]
+    fits = all(len(shard) == 1 or sum(sizes[name] for name in shard) <= shard_bytes for shard in layout)
+    if not fits or {name for shard in layout for name in shard} != declared.keys():
+        layout = plan_shards(sizes, shard_bytes)
+    return [{name: declared[name] for name in shard} for shard in layout]
 
 
 def _name_shards(shards: list[dict[str, Declared]]) -> dict[str, dict[str, Declared]]:
@@ -171,8 +182,10 @@ def _name_shards(shards: list[dict[str, Declared]]) -> dict[str, dict[str, Decla
     return {f"model-{i + 1:05d}-of-{count:05d}.safetensors": shard for i, shard in enumerate(shards)}
 
 
-def _blocks(tensor: Tensor, layer: int, array: ArrayLike, dtype: np.dtype, dummy: int) -> Iterator[np.ndarray]:
-    """One of their tensors, consecutive rows at a time."""
+def _blocks(
+    tensor: Tensor, layer: int, array: ArrayLike, dtype: np.dtype, dummy: int
+) -> Iterator[np.ndarray | FileRange]:
+    """One of their tensors, consecutive rows at a time; where a file has them as they will be written, its range."""
     first = () if tensor.layers is None else (layer,)
     step = block_rows(tensor, np.dtype(array.dtype))
     if step is None:
@@ -180,6 +193,8 @@ def _blocks(tensor: Tensor, layer: int, array: ArrayLike, dtype: np.dtype, dummy
         yield tensor.to_theirs(ours, dummy).astype(dtype, copy=False)
         return
     rows = tensor.their_shape()[0]
+    copies = isinstance(array, DiskArray) and array.dtype == dtype and array.turned == tensor.turned
     for start in range(0, rows, step):
         index = (*first, *our_rows(tensor, slice(start, min(start + step, rows))))
-        yield tensor.to_theirs(np.asarray(array[index])).astype(dtype, copy=False)
+        piece = array.piece(index) if copies else None
+        yield tensor.to_theirs(np.asarray(array[index])).astype(dtype, copy=False) if piece is None else piece

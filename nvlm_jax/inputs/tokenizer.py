@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -64,10 +65,10 @@ class Tokenizer:
         """The text of token ids, without special tokens or with them written out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
-        """Entries of the vocabulary, special tokens included; a model's table may have more rows."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        """Rows that a model's table needs: the highest id, special tokens included, and one. It may have more."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())  # ids may leave gaps
 
     def __reduce__(self):
         return type(self), (self.path,)

@@ -19,10 +19,11 @@ import orbax.checkpoint as ocp
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from nvlm_jax.convert import hf_config, hf_files, names
 from nvlm_jax.convert.chat_template import system_text
+from nvlm_jax.convert.place import place
 from nvlm_jax.convert.read import PartArray, PartReader, open_model, open_part
-from nvlm_jax.convert.shards import CheckpointError
+from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards
 from nvlm_jax.convert.stream import DiskArray, open_arrays, save_blocks
-from nvlm_jax.convert.write import complete_or_absent, write_hf
+from nvlm_jax.convert.write import complete_or_absent, shard_layout, write_hf
 from nvlm_jax.training.checkpoints import CHECKPOINTS, FROZEN, find_step, read_meta
 from nvlm_jax.training.workdir import run_record
 
@@ -40,8 +41,9 @@ def import_hf(source: str | Path, out: str | Path) -> RunConfig:
     """
     source, out = Path(source), Path(out).absolute()
     model, inputs, readers = _open_hf(source)
-    hf_files.end_token_id(inputs, model)
-    end_ids, sums = hf_config.end_ids(source), {"params": None, "frozen": None}
+    ends = hf_files.end_token_ids(inputs, model, hf_config.end_ids(source), images=len(readers) > 1)
+    layout = shard_layout(Shards(entry for reader in readers.values() for entry in reader.shards.items()))
+    about = {"step": 0, "checksums": {"params": None, "frozen": None}, "end_ids": ends, "shards": layout}
     trees: dict[str, dict[str, Any]] = {}
     for part, reader in readers.items():
         item = "params" if part == TRAINED else FROZEN
@@ -58,7 +60,7 @@ def import_hf(source: str | Path, out: str | Path) -> RunConfig:
         for item, tree in trees.items():
             save_blocks(partial / FROZEN if item == FROZEN else step / item, tree)
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-            checkpointer.save(step / "meta", {"step": 0, "checksums": sums, "end_ids": end_ids} | record)
+            checkpointer.save(step / "meta", about | record)
         (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return run
 
@@ -82,14 +84,28 @@ def export_hf(
         part: "vision" or "llm" writes that backbone alone, in its own layout.
         dtype: of the written tensors; None = as in the checkpoint (float32 where it was trained).
         dummy_heads: see `write_hf`.
-        like: see `write_hf`.
+        like: a directory whose shards are cut in the same places. None = as the source of an imported checkpoint was
+            cut, where that is possible.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or lacks a part, or `directory` is not empty.
     """
     run, arrays = open_checkpoint(checkpoint, step)
+    workdir, step = find_step(checkpoint, step)
+    meta = read_meta(workdir / CHECKPOINTS / str(step))[1]
+    layout = meta.get("shards", []) if like is None else shard_layout(open_shards(like))
     parts = [part] if part else [p for p in names.parts_of(run.model) if any(k[0] == names.PARTS[p] for k in arrays)]
-    write_hf(directory, run.model, run.inputs, arrays, parts=parts, dtype=dtype, dummy_heads=dummy_heads, like=like)
+    write_hf(
+        directory,
+        run.model,
+        run.inputs,
+        arrays,
+        parts=parts,
+        dtype=dtype,
+        dummy_heads=dummy_heads,
+        ends=meta.get("end_ids") or [],
+        layout=layout,
+    )
     return run
 
 
@@ -111,12 +127,14 @@ def open_checkpoint(path: str | Path, step: int | None = None) -> tuple[RunConfi
     return run, arrays
 
 
-def restore_parameters(path: str | Path, wanted: Mapping[names.Path, jax.ShapeDtypeStruct]) -> dict[names.Path, Any]:
+def restore_parameters(
+    path: str | Path, wanted: Mapping[names.Path, jax.ShapeDtypeStruct]
+) -> dict[names.Path, jax.Array]:
     """Some parameters of a checkpoint, each straight onto the devices of its target.
 
     Args:
         path: a workdir, or one step's directory in it.
-        wanted: path -> abstract array with the dtype (cast on the way) and, on devices, the sharding.
+        wanted: path -> abstract array with the dtype (cast on the way) and the sharding.
 
     Raises:
         CheckpointError: a parameter is not there or has another shape, or the checkpoint cannot be read.
@@ -130,17 +148,7 @@ def restore_parameters(path: str | Path, wanted: Mapping[names.Path, jax.ShapeDt
     ]
     if faults:
         raise CheckpointError(f"{path}: does not fit:\n  " + "\n  ".join(faults))
-    found: dict[names.Path, Any] = {}
-    for directory in {arrays[p].directory for p in wanted}:
-        target: dict[str, Any] = {}
-        _insert(target, {p: t for p, t in wanted.items() if arrays[p].directory == directory})
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            args = ocp.args.PyTreeRestore(
-                target, ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
-            )
-            restored = checkpointer.restore(directory, args=args)
-        found |= {tuple(k.key for k in keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(restored)[0]}
-    return found
+    return {p: place(target, arrays[p].__getitem__) for p, target in wanted.items()}
 
 
 def _open_hf(source: Path) -> tuple[ModelConfig, InputConfig, dict[str, PartReader]]:

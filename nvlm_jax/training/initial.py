@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from nvlm_jax.config import ConfigError, ModelConfig, RunConfig, to_mapping
-from nvlm_jax.convert import read_part
+from nvlm_jax.convert import open_part, place_part
 from nvlm_jax.models.build import Model, abstract_model, build_model
 from nvlm_jax.parallel.sharding import path_text
 from nvlm_jax.training.checkpoints import is_checkpoint, place, restore_model
@@ -106,7 +106,7 @@ def _loaded(config: RunConfig, target: dict[Path, Any], mesh: Mesh | None) -> di
 def _read(source: str, key: str, config: RunConfig, wanted: dict[Path, Any]) -> dict[Path, Any]:
     """All parameters of one part: of a workdir or a step's directory, otherwise of a Hugging Face directory."""
     if not is_checkpoint(source):
-        return read_part(source, key, config.model)
+        return place_part(open_part(source, key, config.model), wanted)
     found = {path: array for path, array in open_checkpoint(source)[1].items() if path[0] == PARTS[key]}
     _check_fit(found, wanted, source, f"init.{key}")
     return restore_parameters(source, wanted)

@@ -1,9 +1,11 @@
 """Out and in again: every tensor bit for bit, settings and files included."""
 
 import dataclasses
+import errno
 import filecmp
 import json
 import os
+import pathlib
 
 import jax
 import numpy as np
@@ -14,10 +16,10 @@ from safetensors.numpy import load_file
 
 import nvlm_jax
 from nvlm_jax.config import MeshConfig
-from nvlm_jax.convert import config_from_hf, names, open_model, read_part
+from nvlm_jax.convert import CheckpointError, config_from_hf, names, open_model, read_part
 from nvlm_jax.convert import read as read_module
 from nvlm_jax.convert.shards import SINGLE, open_shards
-from nvlm_jax.convert.write import write_hf
+from nvlm_jax.convert.write import shard_layout, write_hf
 from nvlm_jax.inputs.tokenizer import Tokenizer
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.training.checkpoints import restore_model
@@ -47,7 +49,7 @@ def test_hf_and_orbax_round_trip(tmp_path, arch, dtype):
     assert run.model == found and run.inputs == INPUTS
     assert_same(arrays, want)
 
-    export_hf(tmp_path / "ckpt", tmp_path / "again", dummy_heads=2, like=tmp_path / "hf")
+    export_hf(tmp_path / "ckpt", tmp_path / "again", dummy_heads=2)
     shards = [f for f in os.listdir(tmp_path / "hf") if f.endswith(".safetensors")]
     assert len(shards) > 3
     assert filecmp.cmpfiles(tmp_path / "hf", tmp_path / "again", [*shards, "config.json"], shallow=False)[1:] == (
@@ -58,12 +60,56 @@ def test_hf_and_orbax_round_trip(tmp_path, arch, dtype):
 
 def test_golden_checkpoint_comes_back_byte_for_byte(tmp_path):
     import_hf(golden.DIRECTORY, tmp_path / "ckpt")
-    export_hf(tmp_path / "ckpt", tmp_path / "hf", dummy_heads=1, like=golden.DIRECTORY)
+    export_hf(tmp_path / "ckpt", tmp_path / "hf", dummy_heads=1)
     files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert filecmp.cmpfiles(golden.DIRECTORY, tmp_path / "hf", files, shallow=False)[0] == files
     index = "model.safetensors.index.json"
     want, got = (json.loads((d / index).read_text()) for d in (golden.DIRECTORY, tmp_path / "hf"))
     assert got["weight_map"] == want["weight_map"]
+    assert json.loads((tmp_path / "hf/generation_config.json").read_text())["eos_token_id"] == 510
+    assert json.loads((tmp_path / "hf/config.json").read_text())["llm_config"]["eos_token_id"] == 510
+
+
+def test_shards_are_cut_as_in_the_source_or_as_asked_where_that_fits(tmp_path):
+    config, want = small(), random_parameters(small())
+    write_hf(tmp_path / "hf", config, INPUTS, want, shard_bytes=9_000)
+    write_hf(tmp_path / "pattern", config, INPUTS, want, shard_bytes=14_000)
+    import_hf(tmp_path / "hf", tmp_path / "ckpt")
+    layout = shard_layout(open_shards(tmp_path / "hf"))
+    other = shard_layout(open_shards(tmp_path / "pattern"))
+    assert len(layout) > len(other) > 2
+    exports = {"plain": {}, "like": {"like": tmp_path / "pattern"}, "llm": {"part": "llm"}}
+    for name, options in exports.items():
+        export_hf(tmp_path / "ckpt", tmp_path / name, **options)
+    assert shard_layout(open_shards(tmp_path / "plain")) == layout
+    assert shard_layout(open_shards(tmp_path / "like")) == other
+    assert os.path.exists(tmp_path / "llm" / SINGLE)
+    # Not where a shard would come out larger than it may be.
+    write_hf(tmp_path / "small", config, INPUTS, want, layout=other, shard_bytes=9_000)
+    assert shard_layout(open_shards(tmp_path / "small")) == layout
+
+
+@pytest.mark.parametrize("ends", [[5], [5, 3]])
+def test_ids_that_end_an_answer_travel_without_a_tokenizer(tmp_path, ends):
+    write_hf(tmp_path / "hf", small(), INPUTS, random_parameters(small()), ends=ends)
+    import_hf(tmp_path / "hf", tmp_path / "ckpt")
+    export_hf(tmp_path / "ckpt", tmp_path / "again")
+    for path in ("hf", "ckpt", "again"):
+        assert nvlm_jax.load(tmp_path / path).end_token_ids == ends
+
+
+def test_a_language_model_needs_no_image_token(tmp_path):
+    """Qwen2-*-Instruct and Yi have none in their tokenizers; a whole model must."""
+    raw = json.loads(pathlib.Path(TOKENIZER, "tokenizer.json").read_text())
+    raw["added_tokens"] = [token for token in raw["added_tokens"] if token["content"] != "<|vision_pad|>"]
+    config, parameters = small(vocab_size=512), random_parameters(small(vocab_size=512))
+    inputs = dataclasses.replace(INPUTS, tokenizer=str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    write_hf(tmp_path / "hf", config, inputs, parameters, parts=("llm",))
+    run = import_hf(tmp_path / "hf", tmp_path / "ckpt")
+    assert Tokenizer(run.inputs.tokenizer).special("<|im_end|>")
+    with pytest.raises(CheckpointError, match=r"has no token '<\|vision_pad\|>'"):
+        write_hf(tmp_path / "whole", config, inputs, parameters)
 
 
 @pytest.mark.parametrize("form", ["whole", "single"])
@@ -96,6 +142,45 @@ def test_large_tensors_are_read_and_written_in_blocks(tmp_path, monkeypatch):
     assert 150 < biggest <= 300
     import_hf(tmp_path / "hf", tmp_path / "ckpt")
     export_hf(tmp_path / "ckpt", tmp_path / "again", like=tmp_path / "hf")
+    assert filecmp.cmp(tmp_path / "hf" / SINGLE, tmp_path / "again" / SINGLE, shallow=False)
+
+
+def refusing(method):
+    def checked(tensor, *arguments):
+        assert tensor.form not in ("plain", "matrix"), tensor.theirs
+        return method(tensor, *arguments)
+
+    return checked
+
+
+@pytest.mark.parametrize("kernel", ["copies", "refuses"])
+def test_a_piece_that_ends_too_early_is_an_error(tmp_path, monkeypatch, kernel):
+    if kernel == "refuses":  # as between some file systems: then bytes go through this process
+        monkeypatch.setattr(os, "copy_file_range", lambda *_: os_error(errno.EXDEV))
+    import_hf(golden.DIRECTORY, tmp_path / "ckpt")
+    assert_same(open_checkpoint(tmp_path / "ckpt")[1], read_all(golden.DIRECTORY, golden.config()))
+    piece = tmp_path / "ckpt/frozen/decoder.embedding/0.0"
+    os.truncate(piece, 1000)
+    with pytest.raises(CheckpointError, match=r"decoder.embedding/0.0: ends 130072 bytes too early"):
+        export_hf(tmp_path / "ckpt", tmp_path / "hf")
+    with pytest.raises(CheckpointError, match=r"frozen: decoder.embedding cannot be read"):
+        nvlm_jax.load(tmp_path / "ckpt")
+    assert os.listdir(tmp_path) == ["ckpt"]
+
+
+def os_error(code: int):
+    raise OSError(code, "as some file systems say")
+
+
+def test_rows_are_copied_and_never_turned(tmp_path, monkeypatch):
+    """Both ways, all but the attention of the vision encoder, whose dummy heads go and come."""
+    config, want = small("x"), random_parameters(small("x"))
+    write_hf(tmp_path / "hf", config, INPUTS, want, dummy_heads=2)
+
+    for name in ("to_ours", "to_theirs"):
+        monkeypatch.setattr(names.Tensor, name, refusing(getattr(names.Tensor, name)))
+    import_hf(tmp_path / "hf", tmp_path / "ckpt")
+    export_hf(tmp_path / "ckpt", tmp_path / "again", dummy_heads=2)
     assert filecmp.cmp(tmp_path / "hf" / SINGLE, tmp_path / "again" / SINGLE, shallow=False)
 
 

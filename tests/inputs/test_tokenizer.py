@@ -1,3 +1,5 @@
+import json
+import pathlib
 import pickle
 
 import pytest
@@ -43,6 +45,15 @@ def test_a_control_token_that_the_file_does_not_mark_as_special_stays_text_too(t
     tokenizer = Tokenizer(tmp_path)
     assert tokenizer.special("<|later|>") not in tokenizer.encode("a<|later|>")
     assert tokenizer.encode("<tool>") == [tokenizer.special("<tool>")]  # an ordinary added word
+
+
+def test_a_table_needs_rows_up_to_the_highest_id(tmp_path, tiny):
+    raw = json.loads(pathlib.Path(tiny, "tokenizer.json").read_text())
+    entries = len(raw["model"]["vocab"])
+    raw["model"]["vocab"]["\u0120far\u0120"] = 500
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    tokenizer = Tokenizer(tmp_path)
+    assert tokenizer.vocab_size == 501 > Tokenizer(tiny).vocab_size >= entries
 
 
 def test_offsets_point_into_the_text_before_normalisation(tiny):

@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
+import nvlm_jax
 from nvlm_jax.config import InputConfig
+from nvlm_jax.convert import CheckpointError
 from nvlm_jax.convert.write import write_hf
+from nvlm_jax.training.imported import import_hf
 from tests import golden
 from tests.convert.support import random_parameters
 from tests.test_pretrained import picture, small
@@ -24,7 +28,8 @@ def test_convert_there_and_back(tmp_path):
     assert done.returncode == 0 and "hf -> " in done.stdout, done.stderr
     done = command("convert", f"--to_hf={tmp_path / 'hf'}", f"--checkpoint={tmp_path / 'ckpt'}", "--dummy_heads=1")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "hf" / "model.safetensors").stat().st_size > 1_270_000
+    shards = sorted((tmp_path / "hf").glob("*.safetensors"))
+    assert len(shards) == 2 and sum(shard.stat().st_size for shard in shards) > 1_270_000
 
 
 def test_convert_says_what_is_wrong_in_one_line(tmp_path):
@@ -33,6 +38,23 @@ def test_convert_says_what_is_wrong_in_one_line(tmp_path):
     assert f"CheckpointError: {tmp_path}: no config.json" in done.stderr
     done = command("convert", f"--from_hf={tmp_path}", f"--checkpoint={tmp_path}")
     assert done.returncode == 1 and "give either --from_hf and --out" in done.stdout + done.stderr
+
+
+def test_a_killed_conversion_leaves_nothing_that_looks_whole(tmp_path):
+    line = [sys.executable, "-m", "launch.convert", f"--from_hf={golden.DIRECTORY}", f"--out={tmp_path / 'ckpt'}"]
+    process = subprocess.Popen(line, env=os.environ | {"XLA_FLAGS": ""})
+    while not list(tmp_path.glob("ckpt.partial-*/frozen*")):  # writing
+        assert process.poll() is None, "ended before it was seen to write"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    [left] = tmp_path.iterdir()
+    assert left.name.startswith("ckpt.partial-")
+    for path in (left, tmp_path / "ckpt"):
+        with pytest.raises(CheckpointError):
+            nvlm_jax.load(path)
+    import_hf(golden.DIRECTORY, tmp_path / "ckpt")  # what is left is not in the way
+    assert nvlm_jax.load(tmp_path / "ckpt").config == golden.config()
 
 
 @pytest.fixture(scope="module")

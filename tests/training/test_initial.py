@@ -5,11 +5,16 @@ import logging
 
 import numpy as np
 import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
 
-from nvlm_jax.config import ConfigError, InitConfig, MeshConfig
+from nvlm_jax.config import ConfigError, InitConfig, InputConfig, MeshConfig
+from nvlm_jax.convert import CheckpointError
+from nvlm_jax.convert.write import write_hf
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.training import initial
 from nvlm_jax.training.checkpoints import restore_model
+from nvlm_jax.training.imported import import_hf
 from nvlm_jax.training.initial import initial_model
 from tests.tiny import TRAINABLE, make_model
 from tests.training.test_checkpoints import arrays
@@ -107,23 +112,34 @@ def test_a_part_with_names_or_shapes_of_another_model(runs, monkeypatch):
     assert "decoder/layers/mlp/up/kernel: (2, 32, 48) there, (2, 32, 56) here" in str(error.value)
 
 
-def test_parts_of_a_hugging_face_directory(runs, monkeypatch, tmp_path):
-    """What `convert.read_part` returns is taken name by name; one name too few is an error."""
-    source = {path: np.asarray(value) for path, value in arrays(make_model(runs.config.model, seed=5)).items()}
-    asked = []
+@pytest.mark.parametrize("mesh", [None, MeshConfig(fsdp=4, tensor=2)])
+@pytest.mark.parametrize("form", ["hugging face", "imported"])
+def test_parts_of_a_hugging_face_directory(form, mesh, runs, tmp_path):
+    """As it is or imported, each part on its own: a single backbone too."""
+    model = runs.config.model
+    source = {path: np.asarray(value) for path, value in arrays(make_model(model, seed=5)).items()}
+    where = {}
+    for name, parts in (("vision", ("vision",)), ("llm", ("llm",)), ("projector", None)):
+        write_hf(tmp_path / name, model, InputConfig(), source, parts=parts, dummy_heads=2)
+        where[name] = str(tmp_path / name)
+        if form == "imported":
+            import_hf(where[name], tmp_path / "imported" / name)
+            where[name] = str(tmp_path / "imported" / name)
+    config = dataclasses.replace(runs.config, init=InitConfig(**where))
+    state = nnx.to_flat_state(nnx.state(initial_model(config, None if mesh is None else make_mesh(mesh))))
+    loaded = {path: leaf[...] for path, leaf in state if path[0] in initial.PARTS.values()}
+    for path, value in loaded.items():
+        np.testing.assert_array_equal(value, source[path], err_msg="/".join(path))
+        assert len(value.sharding.device_set) == (1 if mesh is None else 8)
 
-    def read_part(path, part, config):
-        asked.append((path, part))
-        return {key: value for key, value in source.items() if key[0] == initial.PARTS[part]}
 
-    monkeypatch.setattr(initial, "read_part", read_part)
-    init = InitConfig(vision=str(tmp_path), llm=str(tmp_path), projector=str(tmp_path))
-    config = dataclasses.replace(runs.config, init=init)
-    found = arrays(initial_model(config))
-    assert asked == [(str(tmp_path), part) for part in ("vision", "llm", "projector")]
-    assert {p[0] for p in found if np.array_equal(found[p], source[p])} >= {"vision", "decoder", "projector"}
-    source.pop(("projector", "norm", "scale"))
-    with pytest.raises(ConfigError, match=r"init.projector: .*\n  projector/norm/scale: missing there"):
+def test_a_part_that_lacks_a_tensor(runs, tmp_path):
+    write_hf(tmp_path / "hf", runs.config.model, InputConfig(), arrays(make_model(runs.config.model)))
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    del tensors["mlp1.0.weight"]
+    save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    config = dataclasses.replace(runs.config, init=InitConfig(projector=str(tmp_path / "hf")))
+    with pytest.raises(CheckpointError, match=r"does not fit the projector:\n  mlp1.0.weight is missing"):
         initial_model(config)
 
 

@@ -1,0 +1,36 @@
+"""Measure a part of the project on this machine; docs/performance.md has the numbers and the commands.
+
+    python -m launch.benchmark --part=convert --directory=runs/benchmark [--gigabytes=4] [--repeats=3]
+
+Measurements are ratios within one run where they can be, for machines differ and are shared.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from launch import benchmark_convert
+
+PART = flags.DEFINE_enum("part", None, ["convert"], "what to measure", required=True)
+DIRECTORY = flags.DEFINE_string("directory", "runs/benchmark", "where files are made; they are left there")
+GIGABYTES = flags.DEFINE_float("gigabytes", 4.0, "with --part=convert: size of the checkpoint", lower_bound=3.8)
+REPEATS = flags.DEFINE_integer("repeats", 3, "times each step is taken", lower_bound=1)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
+    directory = Path(DIRECTORY.value).absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    found = benchmark_convert.measure(directory, GIGABYTES.value, REPEATS.value)
+    (directory / f"{PART.value}.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(benchmark_convert.report(found))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    app.run(main)
