@@ -149,10 +149,10 @@ def test_cached_greedy_decoding_equals_the_full_forward_token_for_token(arch):
 
 @pytest.mark.parametrize("arch", ["d", "x", "h"])
 def test_an_answer_depends_on_the_pixels(arch):
-    prompt = make_prompt(arch, [3], 6, 0)
-    generator = Generator(make_model(arch), VOCAB, [END], batch_size=2)
-    seen, inverted = generator.generate([prompt, prompt._replace(tiles=255 - prompt.tiles)], NEW)
-    assert seen != inverted
+    prompts = [make_prompt(arch, [3], 6, seed) for seed in range(4)]
+    generator = Generator(make_model(arch), VOCAB, [END], batch_size=4)
+    inverted = [prompt._replace(tiles=255 - prompt.tiles) for prompt in prompts]
+    assert generator.generate(prompts, NEW) != generator.generate(inverted, NEW)
 
 
 def test_streaming_gives_the_same_tokens_one_by_one():
