@@ -189,7 +189,7 @@ def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
 
 # The tiny runs: not of the paper but for the two stages, what trains in each, and one tile first (T10).
 TINY_ROWS = {"tokens_per_row": 512, "tiles_per_row": 11, "pack_window": 256, "max_bad_share": 0.001}
-TINY_STEPS = {"pretrain": {"d": 90, "x": 100, "h": 100}, "sft": {"d": 190, "x": 130, "h": 130}}
+TINY_STEPS = {"pretrain": {"d": 90, "x": 110, "h": 110}, "sft": {"d": 190, "x": 150, "h": 150}}
 # Reading a tile out is what D's frozen LLM can do with image tokens in its row; the gated layers of X and H learn it
 # last, so they begin with questions. H needs several tiles: an only one is in its decoder and not in those layers.
 TINY_PRETRAIN_BLEND = {
