@@ -21,7 +21,12 @@ from data_pipelines.records import write_dataset
 ROOT = pathlib.Path(__file__).parents[2]
 DATASETS = ("caption-1", "qa", "text", "qa-test", "text-test")
 FLAGS = ["--archs=d", "--steps_scale=0.05", "--limit=2"]
-STEPS = {s: round(get_config(f"arch=d,size=tiny,stage={s}").train.steps * 0.05) for s in ("pretrain", "sft")}
+
+
+def steps(stage: str, scale: float) -> int:
+    """Steps of a stage of NVLM-D under --steps_scale."""
+    return round(get_config(f"arch=d,size=tiny,stage={stage}").train.steps * scale)
+
 
 TRAIN = """
 import json, pathlib, signal, sys, time
@@ -112,7 +117,7 @@ def test_stopped_in_the_middle_it_goes_on_and_what_is_finished_stays(place):
     assert "runs/quickstart/d/pretrain: finished before" in output and output.count("finished before") == 1
     first = (out / "results.json").read_text()
     [entry] = json.loads(first)
-    assert entry["checkpoint"] == f"runs/quickstart/d/sft/checkpoints/{STEPS['sft']}"
+    assert entry["checkpoint"] == f"runs/quickstart/d/sft/checkpoints/{steps('sft', 0.05)}"
     assert entry["accuracy"]["vision"] == 0.75 and entry["accuracy"]["by_kind"] == {"content": 0.75}
     assert entry["params"] == {"decoder": 1234567} and entry["samples_per_second"] == 11.0
     spent = [
@@ -130,7 +135,8 @@ def test_stopped_in_the_middle_it_goes_on_and_what_is_finished_stays(place):
     status, output = run(place, *FLAGS[:2], "--limit=3")
     assert status == 0 and output.count("finished before") == 2, output
     status, output = run(place, "--archs=d", "--steps_scale=0.1", "--limit=2")
-    assert status == 1 and f"train.steps: {STEPS['pretrain']} there, {2 * STEPS['pretrain']} now" in output, output
+    expected = f"train.steps: {steps('pretrain', 0.05)} there, {steps('pretrain', 0.1)} now"
+    assert status == 1 and expected in output, output
 
 
 @pytest.mark.parametrize(
