@@ -12,6 +12,8 @@ JOBS ?= 2
 BIN := .venv/bin
 PARITY := .venv-parity/bin
 INSTALL := -m pip install --quiet --disable-pip-version-check
+# uv installs in half the time; where it cannot (a registry that only pip's settings name), pip does.
+QUICK_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/python $(INSTALL) $(1)
 
 .PHONY: quickstart env test test-parity lint clean
 
@@ -36,11 +38,12 @@ clean:
 .venv/.runtime: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("NVLM-JAX needs Python 3.11 or newer; $(PYTHON) is %d.%d. Name another one: make PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(INSTALL) -r requirements.txt
+	$(BIN)/python $(INSTALL) uv==0.13.9 || true
+	$(call QUICK_INSTALL,-r requirements.txt)
 	@touch $@
 
 .venv/.test: .venv/.runtime requirements-test.txt
-	$(BIN)/python $(INSTALL) -r requirements.txt -r requirements-test.txt
+	$(call QUICK_INSTALL,-r requirements.txt -r requirements-test.txt)
 	@touch $@
 
 .venv-parity/.parity: requirements.txt requirements-test.txt requirements-parity.txt

@@ -188,8 +188,16 @@ def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
 
 
 # The tiny runs: not of the paper but for the two stages, what trains in each, and one tile first (T10).
-TINY_ROWS = {"tokens_per_row": 512, "tiles_per_row": 11, "pack_window": 256, "max_bad_share": 0.001}
-TINY_STEPS = {"pretrain": {"d": 90, "x": 110, "h": 110}, "sft": {"d": 190, "x": 150, "h": 150}}
+TINY_DATA_OPTIONS = {"pack_window": 256, "max_bad_share": 0.001}
+TINY_STEPS = {"pretrain": {"d": 200, "x": 260, "h": 200}, "sft": {"d": 220, "x": 220, "h": 220}}
+# D has learned its bridge when fine-tuning begins, X and H have not.
+TINY_LEARNING_RATE = {"pretrain": {"d": 4e-3, "x": 4e-3, "h": 4e-3}, "sft": {"d": 7e-4, "x": 2e-3, "h": 2e-3}}
+# Rows, tokens of each, tiles of each. Attention costs the more the longer a row, so a row is one page. D holds its
+# image tokens in the row, X and H little or none of them.
+TINY_ROWS = {
+    "pretrain": {"d": (4, 464, 4), "x": (8, 256, 2), "h": (8, 272, 7)},
+    "sft": {"d": (7, 384, 7), "x": (8, 272, 7), "h": (8, 272, 7)},
+}
 # Reading a tile out is what D's frozen LLM can do with image tokens in its row; the gated layers of X and H learn it
 # last, so they begin with questions. H needs several tiles: an only one is in its decoder and not in those layers.
 TINY_PRETRAIN_BLEND = {
@@ -203,6 +211,7 @@ TINY_SFT_BLEND = (("qa", 0.85), ("text", 0.15))
 def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
     pretrain = stage == "pretrain"
     blend = TINY_PRETRAIN_BLEND[arch] if pretrain else TINY_SFT_BLEND
+    rows, tokens, tiles = TINY_ROWS[stage][arch]
     return RunConfig(
         name=f"nvlm-{arch}-tiny-{stage}",
         model=_tiny_model(arch),
@@ -212,10 +221,9 @@ def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
         init=InitConfig(vision=TINY_ASSETS, llm=TINY_ASSETS, cross_attention="" if arch == "d" else "decoder")
         if pretrain
         else InitConfig(checkpoint=f"runs/nvlm-{arch}-tiny-pretrain"),
-        # D holds its image tokens in the row, X and H little or none of them.
-        data=_tiny_data(blend, TINY_ROWS | ({"tokens_per_row": 640} if arch == "d" else {})),
+        data=_tiny_data(blend, tokens, tiles),
         optimizer=OptimizerConfig(
-            learning_rate=4e-3 if pretrain else 2e-3,
+            learning_rate=TINY_LEARNING_RATE[stage][arch],
             min_learning_rate=1e-4,
             warmup_steps=20,
             beta2=0.98,
@@ -223,7 +231,7 @@ def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
         ),
         train=TrainConfig(
             steps=TINY_STEPS[stage][arch],
-            batch_rows=4,  # many steps rather than large ones
+            batch_rows=rows,
             trainable=PRETRAIN_PARTS[arch] if pretrain else SFT_PARTS[arch],
             checkpoint_every=100,
         ),
@@ -232,37 +240,39 @@ def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
 
 def _tiny_vision(arch: str, size: str, stage: str) -> RunConfig:
     """Teach the tiny encoder to read: for each image token its glyph and the word, number or bar it belongs to."""
-    data = TINY_ROWS | {"tiles_per_row": 14, "tokens_per_row": 14 * 16 * 5}  # tiles, tokens of a tile, labels of each
+    tokens, tiles = 14 * 16 * 5, 14  # tiles, tokens of a tile, labels of each
     return RunConfig(
         name="tiny-vision",
         model=_tiny_model("d", dense_labels=5),
         inputs=InputConfig(tokenizer=TINY_ASSETS, template="dense"),
-        data=_tiny_data([("dense", 1.0)], data),
+        data=_tiny_data([("dense", 1.0)], tokens, tiles),
         optimizer=OptimizerConfig(3e-3, 3e-5, 100, 0.9, 0.98, weight_decay=0.05),
         train=TrainConfig(steps=3000, batch_rows=4, trainable=("vision", "norm", "head"), checkpoint_every=250),
     )
 
 
-# The tiny LLM learns to talk and to look things up in pages described in text: pages of one tile first, then of up to
-# three, then all. From six tiles at once a model of this size does not begin to look things up. Stage -> the stage it
-# goes on from, template, steps, last learning rate, rows, tokens of each, blend.
+# The tiny LLM learns to talk and to look things up in pages described in text: pages of one tile first, then all, and
+# the chat template last. From six tiles at once a model of this size does not begin to look things up, and learning
+# rates as high as the first ones would undo what the stage before has learned (docs/tiny.md).
+# Stage -> the stage it goes on from, template, steps, learning rate from and to, rows, tokens of each, blend.
+ALL_TILES = (("described-1", 0.1), ("described-3", 0.25), ("described", 0.4), ("text", 0.25))
 LLM_STAGES = {
-    "llm-1": ("", "plain", 500, 2e-3, 20, 304, (("described-1", 0.8), ("text", 0.2))),
-    "llm-2": ("llm-1", "chatml", 300, 2e-3, 9, 720, (("described-1", 0.2), ("described-3", 0.6), ("text", 0.2))),
-    "llm-3": ("llm-2", "chatml", 700, 2e-5, 9, 720, (("described-3", 0.2), ("described", 0.6), ("text", 0.2))),
-    "llm": ("llm-3", "chatml", 400, 2e-5, 9, 720, (("described-3", 0.2), ("described", 0.6), ("text", 0.2))),
+    "llm-1": ("", "plain", 1100, 2e-3, 2e-3, 16, 304, (("described-1", 0.8), ("text", 0.2))),
+    "llm-2": ("llm-1", "plain", 300, 1e-3, 1e-3, 14, 400, ALL_TILES),
+    "llm-3": ("llm-2", "chatml", 1300, 2e-3, 2e-5, 14, 448, ALL_TILES),
+    "llm": ("llm-3", "chatml", 450, 1e-3, 2e-5, 14, 464, ALL_TILES),
 }
 
 
 def _tiny_llm(arch: str, size: str, stage: str) -> RunConfig:
-    before, template, steps, min_learning_rate, rows, tokens, blend = LLM_STAGES[stage]
+    before, template, steps, learning_rate, min_learning_rate, rows, tokens, blend = LLM_STAGES[stage]
     return RunConfig(
         name=f"tiny-{stage}",
         model=_tiny_model("d"),
         inputs=InputConfig(tokenizer=TINY_ASSETS, template=template),
         init=InitConfig(checkpoint=f"runs/assets/{before}" if before else ""),
-        data=_tiny_data(blend, TINY_ROWS | {"tokens_per_row": tokens, "tiles_per_row": 0}),
-        optimizer=OptimizerConfig(2e-3, min_learning_rate, 50, 0.9, 0.98, weight_decay=0.05),
+        data=_tiny_data(blend, tokens, tiles=0),
+        optimizer=OptimizerConfig(learning_rate, min_learning_rate, 100, 0.9, 0.98, weight_decay=0.05),
         train=TrainConfig(steps=steps, batch_rows=rows, trainable=("decoder",), checkpoint_every=100),
     )
 
@@ -272,5 +282,6 @@ def _tiny_model(arch: str, **changes: object) -> ModelConfig:
     return model_config(arch, "tiny", TINY_GATE_INIT, pixel_shuffle=TINY_PIXEL_SHUFFLE, **how, **changes)
 
 
-def _tiny_data(blend: Sequence[tuple[str, float]], rows: dict[str, object] = TINY_ROWS) -> DataConfig:
-    return DataConfig(blend=tuple(DatasetConfig(n, f"{TINY_DATA}/{n}", weight) for n, weight in blend), **rows)
+def _tiny_data(blend: Sequence[tuple[str, float]], tokens: int, tiles: int) -> DataConfig:
+    datasets = tuple(DatasetConfig(name, f"{TINY_DATA}/{name}", weight) for name, weight in blend)
+    return DataConfig(blend=datasets, tokens_per_row=tokens, tiles_per_row=tiles, **TINY_DATA_OPTIONS)

@@ -37,14 +37,15 @@ class Embedded:
 
 ONE_TILE = {"grids": ((1, 1),)}
 THREE_TILES = {"grids": tuple(grid for grid in GRIDS if grid[0] * grid[1] <= 3)}
+DESCRIBED = {"reads": 1, "lists": 2, "scramble": 0.5}
 DATASETS = {
-    "caption-1": Embedded("qa", "train", 4000, ONE_TILE | {"reads": 1, "questions": 4}),
-    "qa-1": Embedded("qa", "train", 4000, ONE_TILE),
+    "caption-1": Embedded("qa", "train", 6000, ONE_TILE | {"reads": 1, "questions": 1}),
+    "qa-1": Embedded("qa", "train", 8000, ONE_TILE | {"lists": 1, "questions": 2}),
     "qa": Embedded("qa", "train", 6000),
-    "text": Embedded("text", "train", 6000),
-    "described-1": Embedded("described", "train", 20000, ONE_TILE | {"reads": 1, "questions": 12}),
-    "described-3": Embedded("described", "train", 20000, THREE_TILES | {"reads": 1}),
-    "described": Embedded("described", "train", 30000, {"reads": 1}),
+    "text": Embedded("text", "train", 12000, {"questions": 4}),
+    "described-1": Embedded("described", "train", 20000, DESCRIBED | ONE_TILE),
+    "described-3": Embedded("described", "train", 20000, DESCRIBED | THREE_TILES),
+    "described": Embedded("described", "train", 30000, DESCRIBED),
     "dense": Embedded("dense", "train", 12000),
     "qa-test": Embedded("qa", "test", 500),
     "text-test": Embedded("text", "test", 500),

@@ -111,6 +111,27 @@ def layout(rng: random.Random, split: str, grids: Sequence[tuple[int, int]] = GR
     return Page((cols, rows), tuple(elements))
 
 
+def scrambled(rng: random.Random, page: Page, share: float) -> Page:
+    """`page` with that share of its words and numbers replaced by three random capitals and digits, none held out.
+
+    A decoder that is asked for these has to copy: nothing in them can be known by heart.
+    """
+    elements = (
+        dataclasses.replace(element, text=_scramble(rng), scans=())
+        if element.kind in ("word", "number") and rng.random() < share
+        else element
+        for element in page.elements
+    )
+    return dataclasses.replace(page, elements=tuple(elements))
+
+
+def _scramble(rng: random.Random) -> str:
+    while True:
+        text = "".join(rng.choice(string.ascii_uppercase + string.digits) for _ in range(3))
+        if text not in glyphs.words("test") and text not in glyphs.numbers("test"):
+            return text
+
+
 def _lines(
     rng: random.Random, split: str, tile: int, labels: list[str], blank_lines: float, word_lines: float
 ) -> Iterator[Element]:

@@ -2,9 +2,12 @@
 
 Every question has a *type*, the group that a report shows, and a *kind*: `content` questions name what to look for
 and can be answered wherever it stands, `place` questions name a tile, so they need to know which tile is which.
-Texts are lower case and contents are quoted as the page's symbols, a labelled one behind its label: `kFOX`. In a place
-question the row and column come before the tile: a model whose tag token reads the tile then already knows what to read
-there.
+Texts are lower case, short (a chat template adds ten tokens to each) and contents are quoted as the page's symbols, a
+labelled one behind its label: `kFOX`. Who asks for a cell is told its whole row first: `kFOX:O`. In a place question
+the row and column come before the tile: a model whose tag token reads the tile then already knows what to read there.
+
+Training pages also get *lists*, which ask for several elements, or several rows of a tile, at once: a model sees as
+much of a page in a fraction of the tokens.
 """
 
 from __future__ import annotations
@@ -24,21 +27,26 @@ KIND_OF_TYPE = {
     "cell": "place",
     "line": "place",
     "text": "text",
+    "elements": "content",
+    "rows": "place",
     "read": "place",
 }
 ASK_CONTENT = {
-    "word": "what word is at [{}]?",
-    "number": "what number is at [{}]?",
-    "bar": "what is the value of bar [{}]?",
+    "word": "word at [{}]?",
+    "number": "number at [{}]?",
+    "bar": "value of bar [{}]?",
 }
-ASK_COUNT = "how many {}s are on the page?"
-ASK_CELL = "what is in row {} column {} of {}?"
-ASK_LINE = "what is at row {} of {}?"
+ASK_COUNT = "how many {}s?"
+ASK_CELL = "row {} column {} of {}?"
+ASK_LINE = "row {} of {}?"
+ASK_ELEMENTS = "what is at [{}]?"  # of one label or more, separated by commas: adjoining letters could be one token
+ASK_ROWS = "rows {} of {}?"
 ASK_READ = "read {}."
+ANSWER_CELL = "{}:{}"
 
 TEXT_ENTRY = "{}{}"  # as on a page: a label and what stands behind it
 ASK_TEXT = {
-    "lookup": "{}. what is at [{}]?",
+    "lookup": "{}. " + ASK_ELEMENTS,
     "backwards": "spell {} backwards.",
     "first": "what is the first letter of {}?",
     "last": "what is the last letter of {}?",
@@ -49,6 +57,7 @@ ASK_TEXT = {
 COUNT_SHARE = 0.06
 CONTENT_SHARE = 0.57  # with the counts a little above 60 %, less what small pages cannot give
 CELL_SHARE = 0.55  # of the place questions; the others ask for a line
+LISTED_ELEMENTS = 6  # of one list, at most
 BARE_CELL_SHARE = 0.05  # of the questions about a cell: a blank one or a bar's body
 
 
@@ -95,6 +104,30 @@ def transcriptions(rng: random.Random, page: Page, count: int, reference: str = 
     return [Question("read", ASK_READ.format(tile_name(page, tile, reference)), described[tile]) for tile in tiles]
 
 
+def listed(rng: random.Random, page: Page, count: int, reference: str = "tag") -> list[Question]:
+    """`count` questions for several things at once: elements by their labels, or rows of a tile, in random order."""
+    return [rng.choice((_elements, _rows))(rng, page, reference) for _ in range(count)]
+
+
+def _elements(rng: random.Random, page: Page, reference: str) -> Question:
+    labelled = [element for element in page.elements if element.label]
+    chosen = rng.sample(labelled, min(len(labelled), LISTED_ELEMENTS))
+    answer = ",".join(element.label + element.text for element in chosen)
+    return Question("elements", ASK_ELEMENTS.format(",".join(element.label for element in chosen)), answer)
+
+
+def _rows(rng: random.Random, page: Page, reference: str) -> Question:
+    tile = rng.randrange(page.tiles)
+    rows = rng.sample(range(CELLS), rng.randint(2, CELLS))
+    answer = ",".join(_row(page, tile, row) for row in rows)
+    asked = "".join(str(row + 1) for row in rows)
+    return Question("rows", ASK_ROWS.format(asked, tile_name(page, tile, reference)), answer)
+
+
+def _row(page: Page, tile: int, row: int) -> str:
+    return page.described()[tile][row * CELLS : (row + 1) * CELLS]
+
+
 def text_question(rng: random.Random, split: str) -> Question:
     """A question that needs no page, on the split's words and numbers."""
     task = rng.choice(("lookup", "lookup", "lookup", "backwards", "first", "last", "larger", "copy"))
@@ -133,7 +166,8 @@ def _pools(page: Page, reference: str) -> dict[str, list[Question]]:
             if symbol not in string.ascii_lowercase:
                 pool = "bare" if symbol in (BLANK, BODY) else "cell"
                 text = ASK_CELL.format(cell // CELLS + 1, cell % CELLS + 1, name)
-                pools[pool].append(Question("cell", text, symbol))
+                answer = ANSWER_CELL.format(_row(page, tile, cell // CELLS), symbol)
+                pools[pool].append(Question("cell", text, answer))
     for kind in ("word", "number", "bar"):
         pools["count"].append(Question("count", ASK_COUNT.format(kind), str(len(pools[kind]))))
     return pools

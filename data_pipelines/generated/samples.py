@@ -1,7 +1,9 @@
 """Generated samples: a pure function of (variant, split, seed, index) and the options.
 
-    qa         a page and several questions about it; with `reads`, transcriptions of some tiles first
-    described  as `qa`, the same pages and questions, with each tile's symbols in place of its pixels: trains a decoder
+    qa         a page and several questions about it; with `reads`, transcriptions of some tiles among them, with
+               `lists`, questions for several things at once
+    described  as `qa`, the same pages and questions, with each tile's symbols in place of its pixels: trains a decoder;
+               with `scramble`, that share of the words and numbers is not theirs but random
     dense      a page and what each of its cells shows, no conversation: trains a vision encoder
     text       questions without an image
 
@@ -15,8 +17,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines.generated.glyphs import SPLITS
-from data_pipelines.generated.pages import GRIDS, Page, layout
-from data_pipelines.generated.questions import Question, page_questions, text_question, transcriptions
+from data_pipelines.generated.pages import GRIDS, Page, layout, scrambled
+from data_pipelines.generated.questions import Question, listed, page_questions, text_question, transcriptions
 from data_pipelines.generated.render import render_png
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message, Sample
 
@@ -32,6 +34,8 @@ def generate(
     grids: Sequence[tuple[int, int]] = GRIDS,
     questions: int = 8,
     reads: int = 0,
+    lists: int = 0,
+    scramble: float = 0.0,
     reference: str = "tag",
     tile: int = 64,
 ) -> Sample:
@@ -44,7 +48,9 @@ def generate(
         index: which sample of it.
         grids: the page's grid (cols, rows) is one of these.
         questions: how many of them.
-        reads: how many tiles are to be read out whole, before the questions.
+        reads: how many tiles are to be read out whole.
+        lists: how many questions for several things at once.
+        scramble: share of random texts among words and numbers; only without pixels.
         reference: how place questions name a tile: `tag` (`<tile_4>`) or `number` (`tile 4`).
         tile: pixels along a tile's side; the page is sized so that it is cut into its grid at this tile size.
 
@@ -57,6 +63,8 @@ def generate(
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if not grids or not set(grids) <= set(GRIDS):
         raise ValueError(f"grids must be some of {GRIDS}, not {grids!r}")
+    if scramble and variant != "described":
+        raise ValueError(f"scramble is for the variant 'described', not {variant!r}")
     key = f"{split}-{seed}-{index}"
     question_rng = random.Random(f"questions-{key}")
     if variant == "text":
@@ -64,11 +72,16 @@ def generate(
         return Sample(f"text-{key}", _conversation(asked), meta=_answers(asked))
 
     page = layout(random.Random(f"page-{key}"), split, grids)
+    if scramble:
+        page = scrambled(random.Random(f"scramble-{key}"), page, scramble)
     meta: dict[str, Any] = {"grid": list(page.grid)}
     if variant == "dense":
         return Sample(f"dense-{key}", (), (_image(page, key, tile),), meta | {"dense": [page.dense()]})
     asked = transcriptions(question_rng, page, reads, reference) if reads else []
+    asked += listed(question_rng, page, lists, reference)
     asked += page_questions(question_rng, page, questions, reference)
+    # A later answer can often be copied from an earlier one: were lists first, a model would look up nothing but them.
+    question_rng.shuffle(asked)
     messages, meta = _conversation(asked, IMAGE_PLACEHOLDER + "\n"), meta | _answers(asked)
     if variant == "described":
         return Sample(f"described-{key}", messages, (), meta | {"described": [page.described()]})

@@ -37,6 +37,8 @@ def training_words() -> list[str]:
         *(questions.ASK_COUNT.format(kind) for kind in ("word", "number", "bar")),
         questions.ASK_CELL,
         questions.ASK_LINE,
+        questions.ASK_ELEMENTS,
+        questions.ASK_ROWS,
         questions.ASK_READ,
         questions.TEXT_ENTRY,
         *questions.ASK_TEXT.values(),

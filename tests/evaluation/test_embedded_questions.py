@@ -10,9 +10,9 @@ def sample(**changes) -> Sample:
     fields = {
         "id": "qa-1",
         "messages": (
-            Message("user", "<image>\nwhat word is at [k]?"),
+            Message("user", "<image>\nword at [k]?"),
             Message("assistant", "FOX", "word"),
-            Message("user", "what is at row 2 of <tile_3>?"),
+            Message("user", "row 2 of <tile_3>?"),
             Message("assistant", "17", "line"),
         ),
         "images": (b"encoded",),
@@ -24,8 +24,8 @@ def sample(**changes) -> Sample:
 def test_each_question_is_asked_alone_about_the_whole_page():
     first, second = questions([sample()])
     assert (first.id, second.id) == ("qa-1/0", "qa-1/1")
-    assert first.messages == (Message("user", "<image>\nwhat word is at [k]?"),)
-    assert second.messages == (Message("user", "<image>\nwhat is at row 2 of <tile_3>?"),)
+    assert first.messages == (Message("user", "<image>\nword at [k]?"),)
+    assert second.messages == (Message("user", "<image>\nrow 2 of <tile_3>?"),)
     assert (second.type, second.kind, second.answer, second.sample) == ("line", "place", "17", "qa-1")
     assert first.images == second.images == (b"encoded",)
     assert not any("FOX" in m.content for m in second.messages)

@@ -25,7 +25,7 @@ def encoded(width: int, height: int) -> bytes:
 
 
 def question(number: int, answer: str, *images: bytes) -> Question:
-    text = "<image>\nwhat word is at [k]?" if images else "repeat FOX."
+    text = "<image>\nword at [k]?" if images else "repeat FOX."
     return Question(f"q/{number}", "q", "word", "content", (Message("user", text),), images, answer)
 
 

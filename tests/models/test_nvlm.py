@@ -53,9 +53,9 @@ def samples() -> list[Sample]:
     square, wide, tall = picture(30, 30, 1), picture(3 * TILE, 2 * TILE, 2), picture(TILE, 3 * TILE, 3)
     return [
         Sample("text", talk("spell FOX backwards.", "XOF")),
-        Sample("one", talk("<image>\nwhat word is at [k]?", "CAT", "and [m]?", "42"), (square,)),
-        Sample("six", talk("<image>\nwhat is in row 1 column 2 of <tile_4>?", "F"), (wide,)),
-        Sample("two", talk("first <image> then <image> what is at row 2 of <tile_2>?", "DOG"), (square, tall)),
+        Sample("one", talk("<image>\nword at [k]?", "CAT", "and [m]?", "42"), (square,)),
+        Sample("six", talk("<image>\nrow 1 column 2 of <tile_4>?", "F"), (wide,)),
+        Sample("two", talk("first <image> then <image> row 2 of <tile_2>?", "DOG"), (square, tall)),
         Sample("more", talk("repeat 77.", "77")),
     ]
 

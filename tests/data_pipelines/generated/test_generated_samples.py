@@ -15,6 +15,7 @@ from data_pipelines.generated import glyphs
 from data_pipelines.generated.samples import VARIANTS, GeneratedSource, generate
 
 KINDS = {"word": "content", "number": "content", "bar": "content", "count": "content", "cell": "place", "line": "place"}
+LISTS = {"elements", "rows"}
 
 
 def lines(tiles):
@@ -33,26 +34,27 @@ def bars(tiles):
 def answer_from(tiles, question):
     """The answer, read off the described tiles without the generator's own records."""
     at = {line[0]: line[1:] for _, _, line in lines(tiles) if line[0].islower()}
-    if match := re.fullmatch(r"what (word|number) is at \[([a-z])\]\?", question):
+    if match := re.fullmatch(r"(word|number) at \[([a-z])\]\?", question):
         assert at[match[2]].isdigit() == (match[1] == "number")
         return match[2] + at[match[2]]
-    if match := re.fullmatch(r"what is the value of bar \[([a-z])\]\?", question):
+    if match := re.fullmatch(r"value of bar \[([a-z])\]\?", question):
         return match[1] + bars(tiles)[match[1]]
-    if match := re.fullmatch(r"how many (word|number|bar)s are on the page\?", question):
+    if match := re.fullmatch(r"how many (word|number|bar)s\?", question):
         if match[1] == "bar":
             return str(len(bars(tiles)))
         return str(sum(text.isdigit() == (match[1] == "number") for text in at.values()))
+    if match := re.fullmatch(r"what is at \[([a-z,]+)\]\?", question):
+        return ",".join(label + (at | bars(tiles))[label] for label in match[1].split(","))
     if match := re.fullmatch(r"read <tile_(\d|global_thumbnail)>\.", question):
         return tiles[0 if match[1] == "global_thumbnail" else int(match[1]) - 1]
     place = r"(?:<tile_(\d)>|(<tile_global_thumbnail>)|tile (\d))\?"
-    match = re.fullmatch(r"what is (?:in row (\d) column (\d)|at row (\d)) of " + place, question)
-    row, column, line, tag, thumbnail, number = match.groups()
+    match = re.fullmatch(r"rows? (\d+)(?: column (\d))? of " + place, question)
+    rows, column, tag, thumbnail, number = match.groups()
     assert not thumbnail or len(tiles) == 1
     assert not tag or len(tiles) > 1
     symbols = tiles[int(tag or number or 1) - 1]
-    if line:
-        return symbols[4 * int(line) - 4 : 4 * int(line)]
-    return symbols[4 * (int(row) - 1) + int(column) - 1]
+    shown = ",".join(symbols[4 * int(row) - 4 : 4 * int(row)] for row in rows)
+    return f"{shown}:{shown[int(column) - 1]}" if column else shown
 
 
 def turns(sample):
@@ -90,8 +92,8 @@ def test_place_questions_ask_for_lines_of_words_and_numbers_and_cells_with_a_gly
             if group == "line":
                 assert re.fullmatch("[a-z]([A-Z]{3}|[0-9]{3})", answer), question
             if group == "cell":
-                assert re.fullmatch("[A-Z0-9.#]", answer), question
-                cells, bare = cells + 1, bare + (answer in ".#")
+                assert re.fullmatch("[A-Za-z0-9.#]{4}:[A-Z0-9.#]", answer), question
+                cells, bare = cells + 1, bare + (answer[-1] in ".#")
     assert 0 < bare < 0.1 * cells
 
 
@@ -109,15 +111,43 @@ def test_shares_of_kinds_and_types():
     assert max(counts.values()) < 0.35 * sum(counts.values()) and len(counts) >= 8
 
 
-def test_transcriptions_come_first_and_are_what_the_tiles_show():
+def test_transcriptions_are_what_the_tiles_show():
     for index in range(60):
         sample = generate("qa", "train", 1, index, questions=3, reads=2)
         tiles = page_tiles(generate("described", "train", 1, index))
         asked = list(turns(sample))
         assert [group for _, _, group in asked].count("read") == min(2, len(tiles))
-        assert all(group == "read" for _, _, group in asked[: min(2, len(tiles))])
         for question, answer, _ in asked:
             assert answer_from(tiles, question) == answer
+
+
+def test_lists_ask_for_several_things_at_once_and_are_right():
+    groups, firsts = Counter(), set()
+    for index in range(200):
+        sample = generate("described", "train", 1, index, questions=2, reads=1, lists=3)
+        asked = list(turns(sample))
+        assert sorted(group in LISTS for _, _, group in asked) == [False] * 3 + [True] * 3
+        firsts.add(asked[0][2] in LISTS)
+        for question, answer, group in asked:
+            groups[group] += 1
+            assert answer_from(page_tiles(sample), question) == answer, question
+            assert group not in LISTS or "," in answer
+    assert min(groups[name] for name in LISTS) > 200 and firsts == {True, False}
+
+
+def test_scrambled_texts_are_new_but_never_held_out():
+    held_out = {*glyphs.words("test"), *glyphs.numbers("test")}
+    known = {*glyphs.words("train"), *glyphs.numbers("train")}
+    shares = []
+    for index in range(100):
+        plain, scrambled = (page_tiles(generate("described", "train", 1, index, scramble=s)) for s in (0.0, 0.5))
+        assert [t for t in plain if "#" in t] == [t for t in scrambled if "#" in t]
+        texts = [text[1:] for _, _, text in lines(scrambled) if text[0].islower()]
+        assert len(texts) == sum(text[0].islower() for _, _, text in lines(plain)) and not held_out & set(texts)
+        shares += [text not in known for text in texts]
+    assert 0.4 < np.mean(shares) < 0.6
+    with pytest.raises(ValueError, match="scramble is for the variant 'described', not 'qa'"):
+        generate("qa", "train", 0, 0, scramble=0.5)
 
 
 def text_answer(question):
