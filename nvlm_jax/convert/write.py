@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,9 @@ from nvlm_jax.convert.shards import (
     write_shard,
 )
 from nvlm_jax.convert.stream import DiskArray
+
+# Shards that are written at the same time: one thread cannot fill the page cache as fast as memory allows.
+AT_ONCE = 2
 
 
 class ArrayLike(Protocol):
@@ -92,14 +96,18 @@ def write_hf(
         "llm": lambda: hf_files.llm_config_json(model.decoder, text_dtype, ends),
     }[single]()
     where = {name: (tensor, i) for tensor in tensors for i, name in enumerate(tensor.names)}
+
+    def write(file: Path, members: Mapping[str, Declared]) -> None:
+        blocks = (
+            (name, block)
+            for name in members
+            for block in _blocks(*where[name], parameters[where[name][0].ours], declared[name].dtype, dummy)
+        )
+        write_shard(file, members, blocks)
+
     with complete_or_absent(directory) as partial:
-        for file, members in shards.items():
-            blocks = (
-                (name, block)
-                for name in members
-                for block in _blocks(*where[name], parameters[where[name][0].ours], declared[name].dtype, dummy)
-            )
-            write_shard(partial / file, members, blocks)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(write, [partial / file for file in shards], shards.values()))
         if len(shards) > 1:
             (partial / INDEX).write_text(index_json(shards), encoding="utf-8")
         hf_files.write_small_files(partial, config, inputs, ends)
