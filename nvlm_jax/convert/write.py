@@ -16,7 +16,7 @@ import numpy as np
 from nvlm_jax.config import InputConfig, ModelConfig
 from nvlm_jax.convert import hf_files, names
 from nvlm_jax.convert.names import Tensor
-from nvlm_jax.convert.read import block_rows, our_rows
+from nvlm_jax.convert.read import block_rows, our_rows, row_blocks
 from nvlm_jax.convert.shards import (
     DTYPE_NAMES,
     INDEX,
@@ -200,9 +200,16 @@ def _blocks(
         ours = np.asarray(array[(*first, ...)])
         yield tensor.to_theirs(ours, dummy).astype(dtype, copy=False)
         return
-    rows = tensor.their_shape()[0]
-    copies = isinstance(array, DiskArray) and array.dtype == dtype and array.turned == tensor.turned
-    for start in range(0, rows, step):
-        index = (*first, *our_rows(tensor, slice(start, min(start + step, rows))))
+    theirs, each = tensor.their_shape(dummy), tensor.their_shape()[0] // tensor.groups
+    dummies = np.zeros((theirs[0] // tensor.groups - each, *theirs[1:]), dtype)
+    same = array.dtype == dtype and theirs[1:] == tensor.their_shape()[1:]
+    copies = same and isinstance(array, DiskArray) and array.turned == tensor.turned
+    for ours, _, count in row_blocks(tensor, step, theirs[0]):
+        index = (*first, *our_rows(tensor, slice(ours, ours + count)))
         piece = array.piece(index) if copies else None
-        yield tensor.to_theirs(np.asarray(array[index])).astype(dtype, copy=False) if piece is None else piece
+        if piece is None:
+            yield tensor.rows.to_theirs(np.asarray(array[index]), dummy).astype(dtype, copy=False)
+        else:
+            yield piece
+        if dummies.size and (ours + count) % each == 0:
+            yield dummies
