@@ -99,8 +99,10 @@ def measure(directory: Path, gigabytes: float, repeats: int) -> dict[str, Any]:
     }
     for _ in range(repeats):
         for name, command, read, made in (("import", imports, source, out), ("export", exports, out, back)):
-            shutil.rmtree(made, ignore_errors=True)
             copied = _copy(read, copy)
+            # Both begin where their own last result was removed: a virtual machine soon gives free memory back to its
+            # host, and pages that it must ask for again cost several times the copy into them.
+            shutil.rmtree(made, ignore_errors=True)
             run = _launch(*command)
             converting = float(run.output.split(" in ")[-1].split()[0])
             seconds = {"cp": copied.seconds, "process": run.seconds, "converting": converting}

@@ -31,8 +31,9 @@ from nvlm_jax.inputs.packing import pack_batch
 from nvlm_jax.inputs.tiling import ImageSource
 from nvlm_jax.models.build import abstract_model
 from nvlm_jax.models.nvlm import NVLM
-from nvlm_jax.training.checkpoints import CHECKPOINTS, find_step, is_checkpoint, place, read_meta
+from nvlm_jax.training.checkpoints import place
 from nvlm_jax.training.imported import open_checkpoint, restore_parameters
+from nvlm_jax.training.steps import CHECKPOINTS, find_step, is_checkpoint, read_meta
 
 Messages = str | Sequence[Message | Mapping[str, str]]
 DTYPES = ("float32", "bfloat16")

@@ -83,6 +83,16 @@ class Tensor:
                 return (shape[0] + 3 * dummy,)
         return shape
 
+    @property
+    def rows(self) -> Tensor:
+        """What a block of rows of theirs is, within one of its `groups`: q, k and v are matrices."""
+        return dataclasses.replace(self, form="matrix") if self.form == "qkv" else self
+
+    @property
+    def groups(self) -> int:
+        """Into how many parts, each with dummy heads at its end, rows of theirs fall."""
+        return 3 if self.form == "qkv" else 1
+
     def to_ours(self, array: np.ndarray) -> np.ndarray:
         """One of their tensors as one layer of ours, without dummy heads; a view where it can be."""
         match self.form:
@@ -117,7 +127,7 @@ class Tensor:
             case "heads":
                 return np.pad(array, (0, dummy))
             case "heads_in":
-                return np.pad(array.T, ((0, 0), (0, dummy)))
+                return np.pad(transposed(array), ((0, 0), (0, dummy)))
             case "qkv":
                 parts = array.T.reshape(3, -1, self.shape[0])
                 return np.pad(parts, ((0, 0), (0, dummy), (0, 0))).reshape(self.their_shape(dummy))

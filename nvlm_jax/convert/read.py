@@ -63,26 +63,28 @@ class PartReader:
 
         A piece that lies in the shard as it will lie in the checkpoint (`chunk_shape`) is not read: it is its place.
         """
-        step, dtype = block_rows(tensor, self.dtype(tensor)), self.dtype(tensor)
+        dtype = self.dtype(tensor)
+        step = block_rows(tensor, dtype)
         for layer, name in enumerate(tensor.names):
             first, entry = () if tensor.layers is None else (layer,), self.shards[name]
             if step is None:
                 yield (*first, ...), tensor.to_ours(self.shards.read(name)).astype(dtype, copy=False)
                 continue
-            for start in range(0, entry.shape[0], step):
-                stop = min(start + step, entry.shape[0])
-                place = (*first, *our_rows(tensor, slice(start, stop)))
-                if stop - start == step and entry.dtype == dtype:
-                    row = entry.nbytes // entry.shape[0]
-                    yield place, FileRange(entry.file, entry.offset + start * row, step * row)
+            row = entry.nbytes // entry.shape[0]
+            same = entry.dtype == dtype and entry.shape[1:] == tensor.their_shape()[1:]
+            for ours, start, count in row_blocks(tensor, step, entry.shape[0]):
+                place = (*first, *our_rows(tensor, slice(ours, ours + count)))
+                if same and count == step:
+                    yield place, FileRange(entry.file, entry.offset + start * row, count * row)
                 else:
-                    yield place, tensor.to_ours(self.shards.read(name, start, stop)).astype(dtype, copy=False)
+                    block = self.shards.read(name, start, start + count)
+                    yield place, tensor.rows.to_ours(block).astype(dtype, copy=False)
 
     def _layer(self, tensor: Tensor, layer: int, inner: list[range]) -> Iterator[tuple[Index, np.ndarray]]:
         """Blocks of the ranges `inner` of one layer, each with its place within those ranges."""
         name, parts = tensor.names[layer], [slice(r.start, r.stop) for r in inner]
         step = block_rows(tensor, self.dtype(tensor))
-        if step is None:
+        if step is None or tensor.groups > 1:
             yield (...,), tensor.to_ours(self.shards.read(name))[tuple(parts)]
             return
         axis = len(inner) - 1 if tensor.turned else 0
@@ -110,9 +112,19 @@ class PartArray(BlockArray):
 def block_rows(tensor: Tensor, dtype: np.dtype) -> int | None:
     """Rows of theirs to read at once; None where the tensor must be read whole."""
     shape = tensor.their_shape()
-    if tensor.form not in ("plain", "matrix") or not shape:
+    if tensor.form not in ("plain", "matrix", "heads_in", "qkv") or not shape:
         return None
-    return _fitting(shape[0], math.prod(shape[1:]) * dtype.itemsize)
+    each = shape[0] // tensor.groups
+    step = _fitting(each, math.prod(shape[1:]) * dtype.itemsize)
+    return step if tensor.groups == 1 or each % step == 0 else None
+
+
+def row_blocks(tensor: Tensor, step: int, rows: int) -> Iterator[tuple[int, int, int]]:
+    """Blocks of at most `step` rows: (first without dummy heads, first of all `rows`, number); each in one group."""
+    each, all_ = tensor.their_shape()[0] // tensor.groups, rows // tensor.groups
+    for group in range(tensor.groups):
+        for start in range(0, each, step):
+            yield group * each + start, group * all_ + start, min(step, each - start)
 
 
 def chunk_shape(tensor: Tensor, dtype: np.dtype) -> tuple[int, ...]:
@@ -120,7 +132,7 @@ def chunk_shape(tensor: Tensor, dtype: np.dtype) -> tuple[int, ...]:
     shape = list(tensor.shape)
     if shape:
         axis = len(shape) - 1 if tensor.turned else 0
-        shape[axis] = _fitting(shape[axis], math.prod(shape) // shape[axis] * dtype.itemsize)
+        shape[axis] = _fitting(shape[axis] // tensor.groups, math.prod(shape) // shape[axis] * dtype.itemsize)
     return tuple(shape)
 
 
@@ -132,7 +144,7 @@ def _fitting(rows: int, row_bytes: int) -> int:
 
 def our_rows(tensor: Tensor, rows: slice) -> Index:
     """Where rows of theirs lie in one layer of ours."""
-    return (slice(None), rows) if tensor.form == "matrix" else (rows,)
+    return (slice(None), rows) if tensor.turned else (rows,)
 
 
 def read_part(path: str | Path, part: str, config: ModelConfig) -> dict[names.Path, np.ndarray]:

@@ -6,10 +6,8 @@ was ever touched as resident memory of the process.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
@@ -29,7 +27,9 @@ DTYPES = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_SHARD_BYTES = 5_000_000_000
-CANNOT_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+# File ranges are copied through a buffer that stays in the processor's cache. Between places that are no whole pages,
+# as behind a shard's header, copy_file_range costs a quarter more: it makes smaller pieces of the page cache.
+COPY_BYTES = 1 << 20
 
 
 class CheckpointError(ValueError):
@@ -57,28 +57,15 @@ class FileRange(NamedTuple):
     nbytes: int
 
     def copy_to(self, target: BinaryIO) -> None:
-        """Append to `target`, inside the kernel where it can."""
+        """Append to `target`, a few pages at a time; see COPY_BYTES."""
+        buffer, left = memoryview(np.empty(COPY_BYTES, np.uint8)), self.nbytes
         with open(self.file, "rb", buffering=0) as source:
-            target.flush()
             source.seek(self.offset)
-            left = self.nbytes
-            while left and (done := _copy_some(source, target, left)):
+            while left and (done := source.readinto(buffer[:left])):
+                target.write(buffer[:done])
                 left -= done
         if left:
             raise CheckpointError(f"{self.file}: ends {left} bytes too early")
-
-
-def _copy_some(source: BinaryIO, target: BinaryIO, count: int) -> int:
-    """Bytes copied between the files' places, both of which move on; 0 at the end of `source`."""
-    try:
-        return os.copy_file_range(source.fileno(), target.fileno(), count)
-    except (AttributeError, OSError) as error:  # no Linux, or file systems that cannot
-        if isinstance(error, OSError) and error.errno not in CANNOT_COPY:
-            raise
-    block = source.read(min(count, 8 << 20))
-    target.write(block)
-    target.flush()
-    return len(block)
 
 
 class Shards(dict[str, Entry]):

@@ -5,7 +5,7 @@ not: it opens each array's TensorStore as Orbax would, and writes the blocks as 
 disk is an ordinary checkpoint that any Orbax restores, into any sharding.
 
 Pieces of arrays are files of their own (no OCDBT), not compressed, with the values in the order that they have in the
-source. So most of a conversion, in both directions, is copying parts of files, which the kernel does alone.
+source. So most of a conversion, in both directions, is copying parts of files as they lie.
 """
 
 from __future__ import annotations

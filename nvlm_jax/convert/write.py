@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import numpy as np
 from nvlm_jax.config import InputConfig, ModelConfig
 from nvlm_jax.convert import hf_files, names
 from nvlm_jax.convert.names import Tensor
-from nvlm_jax.convert.read import block_rows, our_rows
+from nvlm_jax.convert.read import block_rows, our_rows, row_blocks
 from nvlm_jax.convert.shards import (
     DTYPE_NAMES,
     INDEX,
@@ -30,6 +31,9 @@ from nvlm_jax.convert.shards import (
     write_shard,
 )
 from nvlm_jax.convert.stream import DiskArray
+
+# Shards that are written at the same time: one thread cannot fill the page cache as fast as memory allows.
+AT_ONCE = 2
 
 
 class ArrayLike(Protocol):
@@ -92,14 +96,18 @@ def write_hf(
         "llm": lambda: hf_files.llm_config_json(model.decoder, text_dtype, ends),
     }[single]()
     where = {name: (tensor, i) for tensor in tensors for i, name in enumerate(tensor.names)}
+
+    def write(file: Path, members: Mapping[str, Declared]) -> None:
+        blocks = (
+            (name, block)
+            for name in members
+            for block in _blocks(*where[name], parameters[where[name][0].ours], declared[name].dtype, dummy)
+        )
+        write_shard(file, members, blocks)
+
     with complete_or_absent(directory) as partial:
-        for file, members in shards.items():
-            blocks = (
-                (name, block)
-                for name in members
-                for block in _blocks(*where[name], parameters[where[name][0].ours], declared[name].dtype, dummy)
-            )
-            write_shard(partial / file, members, blocks)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(write, [partial / file for file in shards], shards.values()))
         if len(shards) > 1:
             (partial / INDEX).write_text(index_json(shards), encoding="utf-8")
         hf_files.write_small_files(partial, config, inputs, ends)
@@ -192,9 +200,16 @@ def _blocks(
         ours = np.asarray(array[(*first, ...)])
         yield tensor.to_theirs(ours, dummy).astype(dtype, copy=False)
         return
-    rows = tensor.their_shape()[0]
-    copies = isinstance(array, DiskArray) and array.dtype == dtype and array.turned == tensor.turned
-    for start in range(0, rows, step):
-        index = (*first, *our_rows(tensor, slice(start, min(start + step, rows))))
+    theirs, each = tensor.their_shape(dummy), tensor.their_shape()[0] // tensor.groups
+    dummies = np.zeros((theirs[0] // tensor.groups - each, *theirs[1:]), dtype)
+    same = array.dtype == dtype and theirs[1:] == tensor.their_shape()[1:]
+    copies = same and isinstance(array, DiskArray) and array.turned == tensor.turned
+    for ours, _, count in row_blocks(tensor, step, theirs[0]):
+        index = (*first, *our_rows(tensor, slice(ours, ours + count)))
         piece = array.piece(index) if copies else None
-        yield tensor.to_theirs(np.asarray(array[index])).astype(dtype, copy=False) if piece is None else piece
+        if piece is None:
+            yield tensor.rows.to_theirs(np.asarray(array[index]), dummy).astype(dtype, copy=False)
+        else:
+            yield piece
+        if dummies.size and (ours + count) % each == 0:
+            yield dummies

@@ -19,14 +19,15 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+from nvlm_jax.config import ConfigError, RunConfig
 from nvlm_jax.convert.shards import CheckpointError
 from nvlm_jax.models.build import Model, build_model
 from nvlm_jax.parallel.sharding import path_text, state_shardings
 from nvlm_jax.training.step import SplitModel, TrainState, init_state, split_model
+from nvlm_jax.training.steps import CHECKPOINTS, FROZEN, find_step, first_line, read_meta, saved_steps
 from nvlm_jax.training.workdir import run_record
 
-CHECKPOINTS, FROZEN, BROKEN = "checkpoints", "frozen", "broken"
+BROKEN = "broken"
 # Errors that say nothing about the files.
 NOT_CORRUPTION = (ConfigError, MemoryError, jax.errors.JaxRuntimeError)
 log = logging.getLogger(__name__)
@@ -90,13 +91,13 @@ class Checkpoints:
                 raise
             except Exception as error:
                 failed[step] = error
-                log.error("checkpoint %s cannot be read: %s", self.workdir / CHECKPOINTS / str(step), _short(error))
+                log.error("checkpoint %s cannot be read: %s", self.workdir / CHECKPOINTS / str(step), first_line(error))
                 continue
             self._move_aside(failed, step)
             self.frozen_sums = meta["checksums"]["frozen"]
             target = with_shardings(split.frozen, state_shardings(split.frozen, mesh))
             return Restored(restored, restore_frozen(self.workdir, target, self.frozen_sums), tuple(sorted(failed)))
-        reasons = "".join(f"\n  step {step}: {_short(error)}" for step, error in failed.items())
+        reasons = "".join(f"\n  step {step}: {first_line(error)}" for step, error in failed.items())
         raise CheckpointError(
             f"{self.workdir / CHECKPOINTS}: none of the checkpoints can be read:{reasons}\n"
             "Restore them from a copy, or start over in another --workdir."
@@ -161,61 +162,9 @@ def restore_model(path: str | Path, step: int | None = None, mesh: Mesh | None =
         except NOT_CORRUPTION:
             raise
         except Exception as error:
-            raise CheckpointError(f"{where}: cannot be read: {_short(error)}; {_others(workdir, step)}") from error
+            raise CheckpointError(f"{where}: cannot be read: {first_line(error)}; {_others(workdir, step)}") from error
     frozen = restore_frozen(workdir, place(split.frozen, mesh), meta["checksums"]["frozen"])
     return config, nnx.merge(split.graphdef, params, frozen)
-
-
-def is_checkpoint(path: str | Path) -> bool:
-    """Whether `path` is a workdir with checkpoints or the directory of one step, by its looks."""
-    path = Path(path)
-    return (path / CHECKPOINTS).is_dir() or (path.name.isdigit() and (path / "meta").is_dir())
-
-
-def saved_steps(workdir: Path) -> list[int]:
-    """Steps with a finished checkpoint, oldest first. Orbax gives a step its name only when it is whole."""
-    folder = workdir / CHECKPOINTS
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-
-
-def find_step(path: str | Path, step: int | None = None) -> tuple[Path, int]:
-    """The workdir and the step that `path` (a workdir or a step's directory) and `step` name.
-
-    Raises:
-        CheckpointError: it does not exist; the message lists the steps that do.
-    """
-    path = Path(path).absolute()
-    if path.name.isdigit() and path.parent.name == CHECKPOINTS:
-        if step not in (None, int(path.name)):
-            raise CheckpointError(f"{path}: is the checkpoint of step {path.name}, but step {step} is asked for")
-        path, step = path.parent.parent, int(path.name)
-    steps = saved_steps(path)
-    if not steps:
-        raise CheckpointError(f"{path}: no checkpoints there; expected a workdir with {CHECKPOINTS}/<step>")
-    step = steps[-1] if step is None else step
-    if step not in steps:
-        raise CheckpointError(f"{path}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
-    return path, step
-
-
-def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """The config and all other JSON that a step was saved with.
-
-    Raises:
-        CheckpointError: absent or unreadable.
-        ConfigError: the config does not fit this version of the code.
-    """
-    try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-            meta = checkpointer.restore(step_path / "meta")
-        mapping = meta["config"]
-    except Exception as error:
-        raise CheckpointError(f"{step_path / 'meta'}: cannot be read: {_short(error)}") from error
-    try:
-        return from_mapping(RunConfig, mapping), meta
-    except ConfigError as error:
-        saved_by = f"saved by commit {meta.get('commit')}, which may know these keys"
-        raise ConfigError(f"{step_path}: {error}\n({saved_by})") from error
 
 
 def restore_frozen(workdir: Path, target: nnx.State, sums: dict[str, int]) -> nnx.State:
@@ -231,7 +180,7 @@ def restore_frozen(workdir: Path, target: nnx.State, sums: dict[str, int]) -> nn
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{path}: the parameters that this run does not train cannot be read: {_short(error)}; "
+            f"{path}: the parameters that this run does not train cannot be read: {first_line(error)}; "
             "restore that folder from a copy, or start over in another --workdir"
         ) from error
     return frozen
@@ -320,9 +269,3 @@ def _sums(arrays: list[jax.Array]) -> list[jax.Array]:
 def _others(workdir: Path, step: int) -> str:
     others = [str(s) for s in saved_steps(workdir) if s != step]
     return f"other steps: {', '.join(others)}" if others else "there is no other step"
-
-
-def _short(error: Exception) -> str:
-    """The first line that says something: Orbax and TensorStore write pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"

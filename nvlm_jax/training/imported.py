@@ -24,7 +24,7 @@ from nvlm_jax.convert.read import PartArray, PartReader, open_model, open_part
 from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards
 from nvlm_jax.convert.stream import DiskArray, open_arrays, save_blocks
 from nvlm_jax.convert.write import complete_or_absent, shard_layout, write_hf
-from nvlm_jax.training.checkpoints import CHECKPOINTS, FROZEN, find_step, read_meta
+from nvlm_jax.training.steps import CHECKPOINTS, FROZEN, find_step, read_meta
 from nvlm_jax.training.workdir import run_record
 
 TOKENIZER = "tokenizer"  # folder of a workdir that travels with it

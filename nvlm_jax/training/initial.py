@@ -13,8 +13,9 @@ from nvlm_jax.config import ConfigError, ModelConfig, RunConfig, to_mapping
 from nvlm_jax.convert import open_part, place_part
 from nvlm_jax.models.build import Model, abstract_model, build_model
 from nvlm_jax.parallel.sharding import path_text
-from nvlm_jax.training.checkpoints import is_checkpoint, place, restore_model
+from nvlm_jax.training.checkpoints import place, restore_model
 from nvlm_jax.training.imported import open_checkpoint, restore_parameters
+from nvlm_jax.training.steps import is_checkpoint
 from nvlm_jax.training.workdir import differences, flatten
 
 PARTS = {"vision": "vision", "llm": "decoder", "projector": "projector"}  # key of `init` -> part of the model

@@ -1,0 +1,71 @@
+"""Where a run's checkpoints lie, and what was saved about them. Loads neither Flax nor a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+from nvlm_jax.convert.shards import CheckpointError
+
+CHECKPOINTS, FROZEN = "checkpoints", "frozen"
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether `path` is a workdir with checkpoints or the directory of one step, by its looks."""
+    path = Path(path)
+    return (path / CHECKPOINTS).is_dir() or (path.name.isdigit() and (path / "meta").is_dir())
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps with a finished checkpoint, oldest first. Orbax gives a step its name only when it is whole."""
+    folder = workdir / CHECKPOINTS
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+def find_step(path: str | Path, step: int | None = None) -> tuple[Path, int]:
+    """The workdir and the step that `path` (a workdir or a step's directory) and `step` name.
+
+    Raises:
+        CheckpointError: it does not exist; the message lists the steps that do.
+    """
+    path = Path(path).absolute()
+    if path.name.isdigit() and path.parent.name == CHECKPOINTS:
+        if step not in (None, int(path.name)):
+            raise CheckpointError(f"{path}: is the checkpoint of step {path.name}, but step {step} is asked for")
+        path, step = path.parent.parent, int(path.name)
+    steps = saved_steps(path)
+    if not steps:
+        raise CheckpointError(f"{path}: no checkpoints there; expected a workdir with {CHECKPOINTS}/<step>")
+    step = steps[-1] if step is None else step
+    if step not in steps:
+        raise CheckpointError(f"{path}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    return path, step
+
+
+def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """The config and all other JSON that a step was saved with.
+
+    Raises:
+        CheckpointError: absent or unreadable.
+        ConfigError: the config does not fit this version of the code.
+    """
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            meta = checkpointer.restore(step_path / "meta")
+        mapping = meta["config"]
+    except Exception as error:
+        raise CheckpointError(f"{step_path / 'meta'}: cannot be read: {first_line(error)}") from error
+    try:
+        return from_mapping(RunConfig, mapping), meta
+    except ConfigError as error:
+        saved_by = f"saved by commit {meta.get('commit')}, which may know these keys"
+        raise ConfigError(f"{step_path}: {error}\n({saved_by})") from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line that says something: Orbax and TensorStore write pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
