@@ -17,6 +17,7 @@ from nvlm_jax.models.build import build_model
 from nvlm_jax.training.checkpoints import Checkpoints
 from nvlm_jax.training.step import init_state, split_model
 from tests.conftest import make_run_config
+from tests.evaluation.benchmarks import miniature
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -49,14 +50,21 @@ def test_from_a_checkpoint_to_files_and_report(tmp_path):
     config = save_checkpoint(tmp_path / "run")
     for name, variant in (("qa-test", "qa"), ("text-test", "text")):
         write_dataset(tmp_path / "data" / name, GeneratedSource(variant, "test", 0, 3, grids=((2, 1),)))
+    for name in ("docvqa", "docvqa_test", "mmlu", "humaneval"):
+        miniature.write(tmp_path / "data", name)
     status, output = run(
         f"--checkpoint={tmp_path}/run", f"--data={tmp_path}/data", f"--out={tmp_path}/out",
-        "--limit=1", "--max_new_tokens=3", "--views=vision,vision_blind", "--batch_size=8",
+        "--benchmarks=embedded,docvqa,docvqa_test,mmlu,humaneval", "--limit=1", "--max_new_tokens=3",
+        "--views=vision,vision_blind", "--batch_size=8",
     )  # fmt: skip
     assert status == 0, output
     summary = json.loads((tmp_path / "out" / "results.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
-    assert [line["view"] for line in lines] == ["vision"] * 8 + ["vision_blind"] * 8 + ["text"] * 8
+    views = ["vision"] * 8 + ["vision_blind"] * 8 + ["text"] * 8
+    assert [line["view"] for line in lines] == [*views, "vision", "vision", "text", "text"]
+    lines, others = lines[:-4], lines[-4:]
+    assert [line["benchmark"] for line in others] == ["docvqa", "docvqa_test", "mmlu", "humaneval"]
+    assert all(line["cut"] or len(line["ids"]) < 3 for line in others)
     assert (summary["arch"], summary["step"], summary["name"]) == ("d", 1, config.name)
     assert list(summary["params"]) == ["vision", "projector", "decoder"]
     right = sum(line["correct"] for line in lines if line["view"] == "vision")
@@ -65,12 +73,28 @@ def test_from_a_checkpoint_to_files_and_report(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "qa-test-0-0" in page and "&lt;tile_2&gt;" in page
     assert str(tmp_path / "out" / "report.html") in output
+    check_results(summary, tmp_path / "out")
+
+
+def check_results(summary: dict, out: pathlib.Path) -> None:
+    """What results.json says beside the accuracies."""
+    scores = summary["scores"]
+    assert list(scores) == ["embedded", "docvqa", "docvqa_test", "mmlu", "humaneval"]
+    assert scores["docvqa"]["items"] == 1 and 0 <= scores["docvqa"]["score"] <= 100
+    assert scores["docvqa_test"]["score"] is None and scores["docvqa"]["paper"]["NVLM-D-72B"] == 92.6
+    assert all(entry["seconds"] > 0 and len(entry["prompt_hash"]) == 16 for entry in scores.values())
+    assert len(summary["checkpoint_hash"]) == 16 and summary["versions"]["jax"] and summary["text_average"] is None
+    assert json.loads((out / "docvqa_test_submission.json").read_text())[0]["questionId"] == 1000
+    assert "DocVQA val" in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--benchmarks=embeded"], "--benchmarks: no embeded; there are embedded"),
+        (["--benchmarks=embeded"], "--benchmarks: no embeded; there are embedded, ai2d, "),
+        (["--views=blurred"], "--views: no blurred; there are vision, vision_blind"),
+        (["--data=nowhere", "--benchmarks=docvqa"], "docvqa val: no files in nowhere; expected one of"),
+        (["--data=nowhere", "--benchmarks=all"], "no benchmark can be read:"),
         (["--data=nowhere"], "nowhere/qa-test: no dataset here"),
     ],
 )
