@@ -14,6 +14,7 @@ evaluates each new checkpoint of a run as it appears, into OUT/step-N, until the
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ from nvlm_jax.evaluation.benchmark import Benchmark
 from nvlm_jax.evaluation.benchmarks import registry
 from nvlm_jax.evaluation.files import BenchmarkError
 from nvlm_jax.evaluation.journal import OtherEvaluation
+from nvlm_jax.evaluation.judge import Judge, JudgeError
 from nvlm_jax.evaluation.question import Question
 from nvlm_jax.evaluation.runner import IMAGE_VIEWS, PromptsChanged
 from nvlm_jax.inputs.errors import BadSample
@@ -49,12 +51,14 @@ BATCH = flags.DEFINE_integer("batch_size", 32, "prompts decoded together", lower
 TOKENS = flags.DEFINE_integer("max_new_tokens", 0, "of an answer; 0 = each benchmark's own limit", lower_bound=0)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "of an HF directory's weights")
 BACKBONE = flags.DEFINE_string("backbone", None, "results of the text backbone, for the change of the text average")
+JUDGE = flags.DEFINE_string("judge", None, "URL up to /v1 of a server whose model reads what the rules cannot")
+JUDGE_MODEL = flags.DEFINE_string("judge_model", "default", "its name there; NVLM_JUDGE_KEY may hold the key")
 WATCH = flags.DEFINE_bool("watch", False, "evaluate each new checkpoint of the run as it appears")
 POLL = flags.DEFINE_float("poll_seconds", 30.0, "between two looks for a new checkpoint", lower_bound=0.01)
 
 FAILURES = (
-    BadSample, BenchmarkError, CheckpointError, ConfigError, DatasetError, FileNotFoundError, OtherEvaluation,
-    PromptsChanged,
+    BadSample, BenchmarkError, CheckpointError, ConfigError, DatasetError, FileNotFoundError, JudgeError,
+    OtherEvaluation, PromptsChanged,
 )  # fmt: skip
 
 
@@ -92,7 +96,11 @@ def run(step: int | None, out: pathlib.Path) -> Mapping[str, Any]:
     """Evaluate one checkpoint; what results.json holds."""
     plans, missing = make_plans()
     backbone = results.read(pathlib.Path(BACKBONE.value))[0]["scores"] if BACKBONE.value else None
-    settings = session.Settings(CHECKPOINT.value, LIMIT.value, BATCH.value, backbone)
+    judge = None
+    if JUDGE.value:
+        replies = pathlib.Path(OUT.value) / "judge.jsonl"
+        judge = Judge(JUDGE.value, JUDGE_MODEL.value, replies, os.environ.get("NVLM_JUDGE_KEY", ""))
+    settings = session.Settings(CHECKPOINT.value, LIMIT.value, BATCH.value, backbone, judge)
     restored = subject.restore(CHECKPOINT.value, step, DTYPE.value)
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed} answers"), TimeElapsedColumn())
     with Progress(*columns) as bar:

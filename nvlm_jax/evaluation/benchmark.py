@@ -34,6 +34,7 @@ class Benchmark:
     average: str = "items"  # items = mean of all; parts = mean of the means of the parts
     scale: float = 100.0  # the score as it is printed is so many times the mean: percent, or OCRBench's 1000
     paper: str = ""  # column of the paper's tables in paper.py
+    judged: bool = False  # a judge may read answers that the rules cannot
     submission: Callable[[Sequence[Prediction]], Any] | None = None  # JSON for the evaluation server
 
 

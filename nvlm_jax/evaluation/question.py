@@ -51,6 +51,7 @@ class Prediction:
     score: float | None = None  # None where the true answer is not public
     extraction: str | None = None  # what was taken for the answer; None = nothing could be, which scores 0
     ids: tuple[int, ...] = ()  # tokens of the output
+    judged: bool = False  # read by a judge, for the rules could not
     cut: bool = False  # no end token within the limit
     seconds: float = 0.0  # its share of its batch
     prompt_digest: str = ""

@@ -41,8 +41,8 @@ def score(
 
     Returns:
         `score` and its 95 % `interval` as the paper prints them (None where the answers are not public), `mean` as a
-        fraction, `items`, `unparsed` and `cut` answers, `seconds`, `items_per_second`, `rule`, `max_new_tokens`,
-        `prompt_hash`, `parts` and `paper` (model -> number).
+        fraction, `items`, `unparsed`, `judged` and `cut` answers, `seconds`, `items_per_second`, `rule`,
+        `max_new_tokens`, `prompt_hash`, `parts` and `paper` (model -> number).
     """
     asked = [p for p in predictions if p.view in TRAINED_VIEWS]
     parts = scores_by_part(asked)
@@ -59,6 +59,7 @@ def score(
         "mean": mean,
         "items": len(asked),
         "unparsed": sum(p.extraction is None for p in asked),
+        "judged": sum(p.judged for p in asked),
         "cut": sum(p.cut for p in asked),
         "seconds": round(seconds, 2),
         "items_per_second": round(len(predictions) / seconds, 3) if seconds else None,

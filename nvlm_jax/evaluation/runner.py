@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nvlm_jax.evaluation.benchmark import Benchmark
+from nvlm_jax.evaluation.judge import Judge
 from nvlm_jax.evaluation.question import Prediction, Question
 from nvlm_jax.generation.engine import Generator, bucket_of
 from nvlm_jax.inputs.batch import Example
@@ -49,16 +50,24 @@ class Asked(NamedTuple):
 class Asker:
     """Asks one model. Compiled programs are kept for the life of the object."""
 
-    def __init__(self, model: NVLM, builder: ExampleBuilder, batch_size: int = 32, end_ids: Sequence[int] = ()):
+    def __init__(
+        self,
+        model: NVLM,
+        builder: ExampleBuilder,
+        batch_size: int = 32,
+        end_ids: Sequence[int] = (),
+        judge: Judge | None = None,
+    ):
         """
         Args:
             model: restored, in any dtype.
             builder: of the run that trained it.
             batch_size: prompts decoded together.
             end_ids: tokens that end an answer; none = the end token of the builder's template.
+            judge: reads answers that the rules cannot, of benchmarks that allow it.
         """
         end_ids = list(end_ids) or [end_id(builder)]
-        self.builder, self.batch_size = builder, batch_size
+        self.builder, self.batch_size, self.judge = builder, batch_size, judge
         self.generator = Generator(model, builder.tokenizer.vocab_size, end_ids, batch_size=batch_size)
         self._builders = {builder.inputs.max_tiles: builder}
 
@@ -83,6 +92,7 @@ class Asker:
             ValueError: an unknown view.
             BadSample: an image that cannot be read; the question is named.
             PromptsChanged: a question that was answered before has another prompt now.
+            JudgeError: the judge does not reply.
         """
         unknown = set(benchmark.views) - set(IMAGE_VIEWS)
         if unknown:
@@ -143,7 +153,10 @@ class Asker:
     ) -> Prediction:
         question = asked.question
         output = self.builder.tokenizer.decode(ids)
-        scored = benchmark.score(question, output, rule)
+        scored, judged = benchmark.score(question, output, rule), False
+        if scored.extraction is None and benchmark.judged and self.judge and output.strip():
+            reply = self.judge.read(question, output)
+            scored, judged = (benchmark.score(question, reply, rule), True) if reply else (scored, False)
         return Prediction(
             id=question.id,
             sample=question.sample,
@@ -157,6 +170,7 @@ class Asker:
             benchmark=benchmark.name,
             score=scored.score,
             extraction=scored.extraction,
+            judged=judged,
             ids=tuple(ids),
             cut=len(ids) >= limit,
             seconds=round(seconds, 6),

@@ -24,6 +24,7 @@ from nvlm_jax.evaluation.benchmark import Benchmark
 from nvlm_jax.evaluation.examples import Examples
 from nvlm_jax.evaluation.files import BenchmarkError
 from nvlm_jax.evaluation.journal import Journal
+from nvlm_jax.evaluation.judge import Judge
 from nvlm_jax.evaluation.question import Prediction, Question
 from nvlm_jax.evaluation.runner import IMAGE_VIEWS, TEXT_VIEW, Asker, Key
 from nvlm_jax.evaluation.subject import Subject
@@ -55,6 +56,7 @@ class Settings:
     limit: int = 0  # as it was asked for, for the record
     batch_size: int = 32
     backbone: Mapping[str, Any] | None = None  # `scores` of the backbone's results.json
+    judge: Judge | None = None
 
 
 def make_plans(
@@ -118,11 +120,11 @@ def evaluate(
         progress: called with a benchmark's name and the number of answers that came.
 
     Raises:
-        OtherEvaluation, BenchmarkError, BadSample, PromptsChanged.
+        OtherEvaluation, BenchmarkError, BadSample, PromptsChanged, JudgeError.
     """
     begin = time.perf_counter()
-    with Journal(out, identity(subject, plans)) as journal:
-        asker = Asker(subject.model, subject.builder, settings.batch_size, subject.end_ids)
+    with Journal(out, identity(subject, plans, settings.judge)) as journal:
+        asker = Asker(subject.model, subject.builder, settings.batch_size, subject.end_ids, settings.judge)
         examples, order = Examples(out), []
         for place, plan in enumerate(plans):
             questions = _noted(plan, place, order)
@@ -140,9 +142,11 @@ def evaluate(
     return summary
 
 
-def identity(subject: Subject, plans: Sequence[Plan]) -> dict[str, Any]:
+def identity(subject: Subject, plans: Sequence[Plan], judge: Judge | None = None) -> dict[str, Any]:
     """What must be the same for answers to be of one evaluation. More benchmarks or questions may join it later."""
     rules = {p.benchmark.name: f"rule {p.rule}, at most {p.max_new_tokens} tokens" for p in plans}
+    for name in [p.benchmark.name for p in plans if judge and p.benchmark.judged]:
+        rules[name] += f", judge {judge.model}"
     return {"checkpoint_hash": subject.hash, "step": subject.step} | rules
 
 

@@ -149,3 +149,26 @@ def test_an_unknown_view_is_named(builder, batches):
 def test_an_unreadable_image_names_its_question(builder, batches):
     with pytest.raises(BadSample, match="question 'q/3'"):
         asked_of(builder, [question(3, "FOX", b"no image")])
+
+
+def test_a_judge_is_asked_only_about_what_the_rules_cannot_read(builder, batches):
+    class Judge:
+        replies = iter(("B", None))
+        asked = 0
+
+        def read(self, question, output):
+            self.asked += 1
+            return next(self.replies)
+
+    def score(question, output, rule):
+        return Scored("B", 1.0) if output == "B" or question.id == "q/2" else Scored(None, 0.0)
+
+    judge, base = Judge(), embedded.benchmark(None, ("vision",))
+    questions = [question(i, "B") for i in range(3)]
+    for allowed in (False, True):
+        benchmark = dataclasses.replace(base, score=score, judged=allowed)
+        [answered] = runner.Asker(None, builder, batch_size=4, judge=judge).ask(benchmark, questions)
+        found = [(p.extraction, p.score, p.judged) for _, p in answered]
+        assert found[1:] == [(None, 0.0, False), ("B", 1.0, False)]
+        assert found[0] == (("B", 1.0, True) if allowed else (None, 0.0, False))
+    assert judge.asked == 2

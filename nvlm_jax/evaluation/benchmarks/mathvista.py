@@ -1,8 +1,7 @@
 """MathVista (Lu et al. 2024), testmini: 1,000 mathematical questions about pictures.
 
 Published as AI4Math/MathVista (Parquet) and as VLMEvalKit's MathVista_MINI.tsv. The authors extract answers with a
-language model; here rules do, and what they cannot read is wrong, counted and shown (a judge can be asked about it:
-`launch.evaluate --judge`).
+language model; here rules do, and what they cannot read is wrong, counted and shown, unless a judge is given (`judge`).
 """
 
 from __future__ import annotations
@@ -102,6 +101,7 @@ def score(question: Question, output: str, rule: str) -> Scored:
 
 BENCHMARKS = (
     Benchmark(
-        "mathvista", "MathVista testmini", load, score, 512, rule="lmms-eval", paper_rule="megatron", paper="mathvista"
+        "mathvista", "MathVista testmini", load, score, 512, rule="lmms-eval", paper_rule="megatron", paper="mathvista",
+        judged=True,
     ),
-)
+)  # fmt: skip

@@ -95,4 +95,6 @@ def score(question: Question, output: str, rule: str) -> Scored:
     return Scored(letter, float(letter == true["answer"]))
 
 
-BENCHMARKS = (Benchmark("mmmu", "MMMU val", load, score, 128, rule="mmmu", paper_rule="megatron", paper="mmmu"),)
+BENCHMARKS = (
+    Benchmark("mmmu", "MMMU val", load, score, 128, rule="mmmu", paper_rule="megatron", paper="mmmu", judged=True),
+)
