@@ -6,6 +6,8 @@ PATH is a run's workdir, one step of it, or a Hugging Face directory. DIR of --d
 docs/evaluation.md lists them; --benchmarks=all takes those that are there, --benchmarks=embedded the generated pages.
 Writes results.json, predictions.jsonl and report.html to --out. Kill it and run it again: it goes on where it was.
 
+Several processes share the work as --share=0/4, --share=1/4 ...; the one that ends last writes the results.
+
     python -m launch.evaluate --checkpoint=WORKDIR --watch ...
 
 evaluates each new checkpoint of a run as it appears, into OUT/step-N, until the run's last step is done.
@@ -16,6 +18,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -53,6 +56,7 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "of an HF
 BACKBONE = flags.DEFINE_string("backbone", None, "results of the text backbone, for the change of the text average")
 JUDGE = flags.DEFINE_string("judge", None, "URL up to /v1 of a server whose model reads what the rules cannot")
 JUDGE_MODEL = flags.DEFINE_string("judge_model", "default", "its name there; NVLM_JUDGE_KEY may hold the key")
+SHARE = flags.DEFINE_string("share", "0/1", "I/N: this is process I, from 0, of N that share the questions")
 WATCH = flags.DEFINE_bool("watch", False, "evaluate each new checkpoint of the run as it appears")
 POLL = flags.DEFINE_float("poll_seconds", 30.0, "between two looks for a new checkpoint", lower_bound=0.01)
 
@@ -70,6 +74,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--benchmarks: no {', '.join(unknown)}; there are {', '.join(known)}, and all")
     if unknown := [view for view in VIEWS.value if view not in IMAGE_VIEWS]:
         raise app.UsageError(f"--views: no {', '.join(unknown)}; there are {', '.join(IMAGE_VIEWS)}")
+    if share_of(SHARE.value)[1] > 1 and WATCH.value:
+        raise app.UsageError("--watch: one process does it alone; leave out --share")
     logging.set_verbosity(logging.WARNING)  # of Orbax
     try:
         if WATCH.value:
@@ -92,21 +98,33 @@ def load_embedded(data: pathlib.Path) -> Iterator[Question]:
     return embedded.questions(samples)
 
 
-def run(step: int | None, out: pathlib.Path) -> Mapping[str, Any]:
-    """Evaluate one checkpoint; what results.json holds."""
+def share_of(text: str) -> tuple[int, int]:
+    """"1/4" -> (1, 4)."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise app.UsageError(f"--share: {text!r}; expected I/N with I from 0 to N - 1, such as 0/4")
+    return int(found[1]), int(found[2])
+
+
+def run(step: int | None, out: pathlib.Path) -> Mapping[str, Any] | None:
+    """Evaluate one checkpoint; what results.json holds, or None if other processes have yet to end."""
     plans, missing = make_plans()
     backbone = results.read(pathlib.Path(BACKBONE.value))[0]["scores"] if BACKBONE.value else None
     judge = None
     if JUDGE.value:
         replies = pathlib.Path(OUT.value) / "judge.jsonl"
         judge = Judge(JUDGE.value, JUDGE_MODEL.value, replies, os.environ.get("NVLM_JUDGE_KEY", ""))
-    settings = session.Settings(CHECKPOINT.value, LIMIT.value, BATCH.value, backbone, judge)
+    share = share_of(SHARE.value)
+    settings = session.Settings(CHECKPOINT.value, LIMIT.value, BATCH.value, backbone, judge, share)
     restored = subject.restore(CHECKPOINT.value, step, DTYPE.value)
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed} answers"), TimeElapsedColumn())
     with Progress(*columns) as bar:
         tasks = {plan.benchmark.name: bar.add_task(plan.benchmark.name, total=None) for plan in plans}
         advance = functools.partial(_advance, bar, tasks)
         summary = session.evaluate(out, restored, plans, settings, missing, advance)
+    if summary is None:
+        print(f"share {SHARE.value} is done; the process that ends last writes {out / results.RESULTS}")
+        return None
     entry = report.load_run(out, f"NVLM-{restored.arch.upper()}", restored.workdir)
     report.write_report(out / "report.html", [entry], f"{restored.name}: {', '.join(summary['benchmarks'])}")
     Console().print(table(summary))

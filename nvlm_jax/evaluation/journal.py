@@ -2,6 +2,9 @@
 
     OUT/evaluation.json     what is evaluated: checkpoint, rule, limits; another one is refused
     OUT/predictions.jsonl   one `Prediction` a line, in the order they came in; in the benchmarks' order at the end
+
+Processes that share the work write predictions-I-of-N.jsonl each; whichever ends last finds all answers there and
+writes predictions.jsonl.
 """
 
 from __future__ import annotations
@@ -26,19 +29,23 @@ class OtherEvaluation(Exception):
 class Journal:
     """The answers of one evaluation so far. Use as a context manager."""
 
-    def __init__(self, out: pathlib.Path, identity: Mapping[str, Any]):
+    def __init__(self, out: pathlib.Path, identity: Mapping[str, Any], share: tuple[int, int] = (0, 1)):
         """
         Args:
             out: the directory, made if it is not there.
             identity: JSON that says what is evaluated and how. Names may be added to those that are there.
+            share: this process and how many there are.
 
         Raises:
             OtherEvaluation: what is there has another value of a name, or says nothing about itself.
         """
-        self.out, self._path = out, out / PREDICTIONS
+        self.out = out
+        self._path = out / (PREDICTIONS if share[1] == 1 else f"predictions-{share[0]}-of-{share[1]}.jsonl")
         out.mkdir(parents=True, exist_ok=True)
         self._check(json.loads(json.dumps(identity)))
-        self.predictions = {key_of(p): p for p in _recover(self._path)}
+        _cut_last_line(self._path)
+        self.predictions: dict[Key, Prediction] = {}
+        self._read()
         self._file = self._path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:
@@ -60,18 +67,25 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def finish(self, order: Sequence[Key]) -> list[Prediction]:
-        """All answers to these, sorted so, which is also how the file is then; others stay behind them.
+    def finish(self, order: Sequence[Key]) -> list[Prediction] | None:
+        """All answers to these, sorted so, which is also how predictions.jsonl is then; others stay behind them.
 
-        Raises:
-            KeyError: one of them has no answer.
+        None while answers are missing that other processes have yet to give.
         """
-        asked = [self.predictions[key] for key in order]
+        self._read()
         wanted = set(order)
+        if not wanted <= set(self.predictions):
+            return None
+        asked = [self.predictions[key] for key in order]
         others = [p for key, p in self.predictions.items() if key not in wanted]
         self._file.close()
-        write(self._path, [*asked, *others])
+        write(self.out / PREDICTIONS, [*asked, *others])
         return asked
+
+    def _read(self) -> None:
+        """Take in the whole lines of every process's file."""
+        for path in sorted(self.out.glob("predictions*.jsonl")):
+            self.predictions |= {key_of(p): p for p in _whole_lines(path)}
 
     def _check(self, identity: dict[str, Any]) -> None:
         record = self.out / IDENTITY
@@ -81,11 +95,9 @@ class Journal:
                 changes = "; ".join(f"{name}: {before[name]} there, {identity[name]} now" for name in names)
                 raise OtherEvaluation(f"{self.out}: holds another evaluation: {changes}; give another --out")
             identity = before | identity
-        elif self._path.exists():
+        elif any(self.out.glob("predictions*.jsonl")):
             raise OtherEvaluation(f"{self.out}: has {PREDICTIONS} and no {IDENTITY}; give another --out, or remove it")
-        partial = record.with_name(f".{IDENTITY}.partial")
-        partial.write_text(json.dumps(identity, indent=1) + "\n")
-        partial.rename(record)
+        write_atomically(record, json.dumps(identity, indent=1) + "\n")
 
 
 def key_of(prediction: Prediction) -> Key:
@@ -100,20 +112,26 @@ def read(path: pathlib.Path) -> list[Prediction]:
 
 def write(path: pathlib.Path, predictions: Iterable[Prediction]) -> None:
     """Write a whole file at once; it replaces one that is there when it is complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(map(_line, predictions)), encoding="utf-8")
+    write_atomically(path, "".join(map(_line, predictions)))
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Write a file that is there whole or not at all, whoever else writes the same one."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
     partial.rename(path)
 
 
-def _recover(path: pathlib.Path) -> list[Prediction]:
-    """The whole lines of a file; what a killed process left of a last one is cut off."""
-    if not path.exists():
-        return []
+def _cut_last_line(path: pathlib.Path) -> None:
+    """Cut off what a killed process left of a last line."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
+def _whole_lines(path: pathlib.Path) -> list[Prediction]:
+    """All but a last line that is being written, or was when its process was killed."""
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    return [_prediction(line) for line in whole.decode().split("\n") if line]
+    return [_prediction(line) for line in content[: content.rfind(b"\n") + 1].decode().split("\n") if line]
 
 
 def _line(prediction: Prediction) -> str:

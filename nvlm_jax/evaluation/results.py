@@ -163,10 +163,8 @@ def write(
 
 def write_summary(out: pathlib.Path, summary: dict[str, Any], pages: list[dict[str, Any]]) -> None:
     """Write what comes after the predictions."""
-    (out / PAGES).write_text(json.dumps(pages))
-    partial = out / f".{RESULTS}.partial"
-    partial.write_text(json.dumps(summary, indent=1) + "\n")
-    partial.rename(out / RESULTS)
+    journal.write_atomically(out / PAGES, json.dumps(pages))
+    journal.write_atomically(out / RESULTS, json.dumps(summary, indent=1) + "\n")
 
 
 def read(out: pathlib.Path) -> tuple[dict[str, Any], list[Prediction], list[dict[str, Any]]]:

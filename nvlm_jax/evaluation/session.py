@@ -57,6 +57,7 @@ class Settings:
     batch_size: int = 32
     backbone: Mapping[str, Any] | None = None  # `scores` of the backbone's results.json
     judge: Judge | None = None
+    share: tuple[int, int] = (0, 1)  # this process and how many there are: it asks every so many-th question
 
 
 def make_plans(
@@ -108,8 +109,8 @@ def evaluate(
     settings: Settings,
     missing: Mapping[str, str] | None = None,
     progress: Callable[[str, int], None] = lambda name, answered: None,
-) -> dict[str, Any]:
-    """Ask, score and write; the summary that results.json holds.
+) -> dict[str, Any] | None:
+    """Ask, score and write; the summary that results.json holds. None where other processes have yet to end.
 
     Args:
         out: directory for the files; may hold the beginning of this same evaluation.
@@ -123,17 +124,19 @@ def evaluate(
         OtherEvaluation, BenchmarkError, BadSample, PromptsChanged, JudgeError.
     """
     begin = time.perf_counter()
-    with Journal(out, identity(subject, plans, settings.judge)) as journal:
+    with Journal(out, identity(subject, plans, settings.judge), settings.share) as journal:
         asker = Asker(subject.model, subject.builder, settings.batch_size, subject.end_ids, settings.judge)
         examples, order = Examples(out), []
         for place, plan in enumerate(plans):
-            questions = _noted(plan, place, order)
+            questions = _noted(plan, place, order, settings.share)
             for answered in asker.ask(plan.benchmark, questions, plan.rule, plan.max_new_tokens, journal.done):
                 journal.add(prediction for _, prediction in answered)
                 if plan.benchmark.name != "embedded":  # whose pages are shown whole
                     examples.add(answered)
                 progress(plan.benchmark.name, len(answered))
         predictions = journal.finish([key for _, key in sorted(order, key=lambda noted: noted[0])])
+    if predictions is None:
+        return None
     shown = _pages(subject, plans, predictions)
     summary = summarize(subject, plans, settings, predictions, missing or {})
     summary["seconds"] = round(time.perf_counter() - begin, 1)
@@ -187,13 +190,16 @@ def summarize(
     return summary
 
 
-def _noted(plan: Plan, place: int, order: list[tuple[tuple[int, int, int], Key]]) -> Iterator[Question]:
-    """The plan's questions; `order` gets (place, view, number) and key of each answer that they call for."""
+def _noted(
+    plan: Plan, place: int, order: list[tuple[tuple[int, int, int], Key]], share: tuple[int, int]
+) -> Iterator[Question]:
+    """This process's share of the questions; `order` gets (place, view, number) and key of every answer of all."""
     for number, question in enumerate(plan.questions()):
         for view in plan.benchmark.views if question.images else (TEXT_VIEW,):
             key = (plan.benchmark.name, question.id, view)
             order.append(((place, VIEW_ORDER.index(view), number), key))
-        yield question
+        if number % share[1] == share[0]:
+            yield question
 
 
 def _pages(subject: Subject, plans: Sequence[Plan], predictions: Iterable[Prediction]) -> list[dict[str, Any]]:

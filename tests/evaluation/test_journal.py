@@ -49,5 +49,20 @@ def test_predictions_of_unknown_origin_are_refused(tmp_path):
 
 
 def test_an_answer_that_is_missing_is_no_result(tmp_path):
-    with journal.Journal(tmp_path, WHO) as empty, pytest.raises(KeyError):
-        empty.finish([("docvqa", "q/0", "vision")])
+    with journal.Journal(tmp_path, WHO) as empty:
+        assert empty.finish([("docvqa", "q/0", "vision")]) is None
+
+
+def test_processes_share_one_directory(tmp_path):
+    first, second = (journal.Journal(tmp_path, WHO, (i, 2)) for i in range(2))
+    keys = [("docvqa", f"q/{i}", "vision") for i in range(2)]
+    first.add([answer(0)])
+    with (tmp_path / "predictions-1-of-2.jsonl").open("a") as file:
+        file.write('{"id": ')  # the other is in the middle of a line
+    assert first.finish(keys) is None
+    assert (tmp_path / "predictions-1-of-2.jsonl").read_text() == '{"id": '
+    second = journal.Journal(tmp_path, WHO, (1, 2))
+    second.add([answer(1)])
+    assert second.finish(keys) == [answer(0), answer(1)] == first.finish(keys)
+    assert journal.read(tmp_path / "predictions.jsonl") == [answer(0), answer(1)]
+    assert set(journal.Journal(tmp_path, WHO).done) == set(keys)

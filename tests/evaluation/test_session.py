@@ -67,9 +67,9 @@ def data(tmp_path) -> pathlib.Path:
     return tmp_path / "data"
 
 
-def evaluate(out, subject, data, names=NAMES, **options) -> dict:
+def evaluate(out, subject, data, names=NAMES, share=(0, 1), **options) -> dict:
     plans, missing = session.make_plans([registry()[name] for name in names], data, **options)
-    return session.evaluate(out, subject, plans, session.Settings("runs/x", batch_size=2), missing)
+    return session.evaluate(out, subject, plans, session.Settings("runs/x", batch_size=2, share=share), missing)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 9])
@@ -93,6 +93,20 @@ def test_a_killed_evaluation_goes_on_and_asks_nothing_twice(tmp_path, monkeypatc
     third = Model(monkeypatch, subject)
     evaluate(tmp_path / "out", subject, data)
     assert not third.asked
+
+
+def test_processes_share_the_questions(tmp_path, monkeypatch, subject, data):
+    whole = Model(monkeypatch, subject)
+    expected = evaluate(tmp_path / "whole", subject, data)
+    shares = []
+    for i in (1, 0, 2):
+        shares.append(Model(monkeypatch, subject).asked)
+        summary = evaluate(tmp_path / "out", subject, data, share=(i, 3))
+        assert (summary is None) == (i != 2) == (not (tmp_path / "out" / "results.json").exists())
+    assert sum(shares, start=type(shares[0])()) == whole.asked and all(shares)
+    for name, entry in summary["scores"].items():
+        assert entry["interval"] == expected["scores"][name]["interval"]
+        assert entry["prompt_hash"] == expected["scores"][name]["prompt_hash"]
 
 
 def test_results_say_everything_that_a_table_needs(tmp_path, monkeypatch, subject, data):

@@ -92,6 +92,7 @@ def check_results(summary: dict, out: pathlib.Path) -> None:
     ("flags", "message"),
     [
         (["--benchmarks=embeded"], "--benchmarks: no embeded; there are embedded, ai2d, "),
+        (["--share=2/2"], "--share: '2/2'; expected I/N with I from 0 to N - 1"),
         (["--views=blurred"], "--views: no blurred; there are vision, vision_blind"),
         (["--data=nowhere", "--benchmarks=docvqa"], "docvqa val: no files in nowhere; expected one of"),
         (["--data=nowhere", "--benchmarks=all"], "no benchmark can be read:"),
