@@ -60,18 +60,21 @@ def locate(
     Raises:
         BenchmarkError: none of the layouts is there, or a numbered Parquet file is missing.
     """
-    for root in _roots(data, folders):
+    wanted = [folder.lower() for folder in folders]
+    for root in _roots(data, wanted):
         for layout in layouts:
             files = sorted(path for path in root.glob(layout.pattern) if path.is_file())
-            if files:
+            # In the folder of all benchmarks, "*/test-*.parquet" would be another one's files.
+            ours = not layout.pattern.startswith("*/") or root.name.lower() in wanted
+            if files and ours:
                 _check_shards(name, files)
                 return layout.read(files)
     expected = "".join(f"\n  {data / folders[0] / layout.pattern}" for layout in layouts)
     raise BenchmarkError(f"{name}: no files in {data}; expected one of{expected}\nget them: {download}")
 
 
-def _roots(data: pathlib.Path, folders: Sequence[str]) -> list[pathlib.Path]:
-    wanted = [folder.lower() for folder in folders]
+def _roots(data: pathlib.Path, wanted: Sequence[str]) -> list[pathlib.Path]:
+    """The benchmark's own folders in `data`, then `data` itself."""
     inside = [path for path in data.iterdir() if path.is_dir()] if data.is_dir() else []
     named = [path for folder in wanted for path in inside if path.name.lower() == folder]
     return [*named, data]

@@ -36,6 +36,13 @@ def test_a_folder_may_be_named_in_any_case_or_be_the_data_itself(tmp_path):
     assert len(load(tmp_path, "docvqa")) == len(load(tmp_path / "DocVQA", "docvqa")) == miniature.COUNT
 
 
+def test_another_benchmarks_files_are_not_taken(tmp_path):
+    miniature.parquet(tmp_path / "other/test-00000-of-00001.parquet", miniature.GSM8K)
+    assert "math: no files in" in refused(tmp_path, "math") and "mmlu: no files in" in refused(tmp_path, "mmlu")
+    miniature.write(tmp_path, "math", "parquet")
+    assert len(load(tmp_path, "math")) == len(load(tmp_path / "math", "math")) == 3
+
+
 def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
     root = miniature.write(tmp_path, "docvqa", "parquet")
     [path] = root.glob("*/*.parquet")
