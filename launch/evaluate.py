@@ -1,107 +1,172 @@
 """Restore a model from its checkpoint and evaluate it.
 
-    python -m launch.evaluate --checkpoint=WORKDIR_OR_STEP --benchmarks=embedded --data=runs/data --out=DIR [--limit=N]
+    python -m launch.evaluate --checkpoint=PATH --benchmarks=docvqa,mmlu --data=DIR --out=DIR [--limit=N]
 
-Writes DIR/results.json (accuracies as fractions of 1), DIR/predictions.jsonl, DIR/pages.json and DIR/report.html.
+PATH is a run's workdir, one step of it, or a Hugging Face directory. DIR of --data has a folder for each benchmark, as
+docs/evaluation.md lists them; --benchmarks=all takes those that are there, --benchmarks=embedded the generated pages.
+Writes results.json, predictions.jsonl and report.html to --out. Kill it and run it again: it goes on where it was.
+
+Several processes share the work as --share=0/4, --share=1/4 ...; the one that ends last writes the results.
+
+    python -m launch.evaluate --checkpoint=WORKDIR --watch ...
+
+evaluates each new checkpoint of a run as it appears, into OUT/step-N, until the run's last step is done.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import pathlib
+import re
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from absl import app, flags, logging
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from data_pipelines.records import DatasetError, RecordSource
 from nvlm_jax.config import ConfigError
-from nvlm_jax.evaluation import embedded, pages, report, results
+from nvlm_jax.evaluation import embedded, report, results, session, subject, watch
+from nvlm_jax.evaluation.benchmark import Benchmark
+from nvlm_jax.evaluation.benchmarks import registry
+from nvlm_jax.evaluation.files import BenchmarkError
+from nvlm_jax.evaluation.journal import OtherEvaluation
+from nvlm_jax.evaluation.judge import Judge, JudgeError
 from nvlm_jax.evaluation.question import Question
-from nvlm_jax.evaluation.runner import IMAGE_VIEWS, evaluate
-from nvlm_jax.inputs.example import ExampleBuilder
-from nvlm_jax.models.build import parameter_counts
-from nvlm_jax.models.nvlm import PARTS
-from nvlm_jax.training.checkpoints import CheckpointError, find_step, restore_model
-from nvlm_jax.training.telemetry import METRICS, read_metrics
+from nvlm_jax.evaluation.runner import IMAGE_VIEWS, PromptsChanged
+from nvlm_jax.inputs.errors import BadSample
+from nvlm_jax.training.checkpoints import CheckpointError
 
-
-def load_embedded(data: pathlib.Path, limit: int) -> list[Question]:
-    """The held-out pages and text-only questions; `limit` samples of each, 0 = all."""
-    sources = [RecordSource(data / name) for name in ("qa-test", "text-test")]
-    samples = (s[i] for s in sources for i in range(min(len(s), limit or len(s))))
-    return list(embedded.questions(samples))
-
-
-# Name -> (data directory, limit) -> questions.
-BENCHMARKS: dict[str, Callable[[pathlib.Path, int], list[Question]]] = {"embedded": load_embedded}
-
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a run's workdir, or one step of it", required=True)
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a workdir, one step of it, or an HF directory", required=True)
 STEP = flags.DEFINE_integer("step", None, "which step of the workdir; default: the newest")
-ASKED = flags.DEFINE_list("benchmarks", ["embedded"], f"of {', '.join(BENCHMARKS)}")
+ASKED = flags.DEFINE_list("benchmarks", ["embedded"], f"all, or some of embedded, {', '.join(registry())}")
 DATA = flags.DEFINE_string("data", "runs/data", "directory that holds the benchmarks' datasets")
 OUT = flags.DEFINE_string("out", None, "directory for the results", required=True)
-LIMIT = flags.DEFINE_integer("limit", 0, "samples of each dataset; 0 = all", lower_bound=0)
-VIEWS = flags.DEFINE_list("views", list(IMAGE_VIEWS), "how questions with an image are asked")
+LIMIT = flags.DEFINE_integer("limit", 0, "questions of each benchmark, samples of each embedded dataset; 0 = all",
+                             lower_bound=0)  # fmt: skip
+RULES = flags.DEFINE_enum("rules", "default", session.RULES, "paper = score as the paper's evaluator does")
+VIEWS = flags.DEFINE_list("views", list(IMAGE_VIEWS), "how embedded questions with an image are asked")
 BATCH = flags.DEFINE_integer("batch_size", 32, "prompts decoded together", lower_bound=1)
-TOKENS = flags.DEFINE_integer("max_new_tokens", 32, "of an answer", lower_bound=1)
+TOKENS = flags.DEFINE_integer("max_new_tokens", 0, "of an answer; 0 = each benchmark's own limit", lower_bound=0)
+DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "of an HF directory's weights")
+BACKBONE = flags.DEFINE_string("backbone", None, "results of the text backbone, for the change of the text average")
+JUDGE = flags.DEFINE_string("judge", None, "URL up to /v1 of a server whose model reads what the rules cannot")
+JUDGE_MODEL = flags.DEFINE_string("judge_model", "default", "its name there; NVLM_JUDGE_KEY may hold the key")
+SHARE = flags.DEFINE_string("share", "0/1", "I/N: this is process I, from 0, of N that share the questions")
+WATCH = flags.DEFINE_bool("watch", False, "evaluate each new checkpoint of the run as it appears")
+POLL = flags.DEFINE_float("poll_seconds", 30.0, "between two looks for a new checkpoint", lower_bound=0.01)
+
+FAILURES = (
+    BadSample, BenchmarkError, CheckpointError, ConfigError, DatasetError, FileNotFoundError, JudgeError,
+    OtherEvaluation, PromptsChanged,
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
-    unknown = [name for name in ASKED.value if name not in BENCHMARKS]
-    if unknown:
-        raise app.UsageError(f"--benchmarks: no {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    known = available()
+    if unknown := [name for name in ASKED.value if name not in (*known, "all")]:
+        raise app.UsageError(f"--benchmarks: no {', '.join(unknown)}; there are {', '.join(known)}, and all")
+    if unknown := [view for view in VIEWS.value if view not in IMAGE_VIEWS]:
+        raise app.UsageError(f"--views: no {', '.join(unknown)}; there are {', '.join(IMAGE_VIEWS)}")
+    if share_of(SHARE.value)[1] > 1 and WATCH.value:
+        raise app.UsageError("--watch: one process does it alone; leave out --share")
     logging.set_verbosity(logging.WARNING)  # of Orbax
     try:
-        run(pathlib.Path(OUT.value))
-    except (CheckpointError, ConfigError, DatasetError) as error:
+        if WATCH.value:
+            watch.watch(pathlib.Path(CHECKPOINT.value), pathlib.Path(OUT.value), run, POLL.value)
+        else:
+            run(STEP.value, pathlib.Path(OUT.value))
+    except FAILURES as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def run(out: pathlib.Path) -> None:
-    """Restore, ask, score, write."""
-    start = time.perf_counter()
-    questions = [q for name in ASKED.value for q in BENCHMARKS[name](pathlib.Path(DATA.value), LIMIT.value)]
-    workdir, step = find_step(CHECKPOINT.value, STEP.value)
-    config, model = restore_model(workdir, step)
-    if config.model.dense_labels:
-        raise ConfigError(f"{workdir}: {config.name} is a vision encoder with labels; it answers no questions")
-    builder = ExampleBuilder(config.inputs, config.model)
+def available() -> dict[str, Benchmark]:
+    """Every benchmark, the embedded one first."""
+    return {"embedded": embedded.benchmark(load_embedded, tuple(VIEWS.value)), **registry()}
 
-    total = sum(len(VIEWS.value) if q.images else 1 for q in questions)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"))
-    with Progress(*columns, TimeRemainingColumn()) as bar:
-        task = bar.add_task(f"evaluate {config.name}", total=total)
-        predictions = evaluate(
-            model, builder, questions, VIEWS.value, TOKENS.value, BATCH.value,
-            lambda answered: bar.update(task, completed=answered),
-        )  # fmt: skip
 
-    parameters = parameter_counts(model)
-    summary = {
-        "arch": config.model.arch,
-        "name": config.name,
-        "checkpoint": CHECKPOINT.value,
-        "step": step,
-        "benchmarks": ASKED.value,
-        "limit": LIMIT.value,
-        "accuracy": results.accuracy(predictions),
-        "counts": results.counts(predictions),
-        "params": {part: parameters[part] for part in PARTS if part in parameters},
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    images = {q.sample: q.images for q in questions}
-    shown = pages.describe_pages(pages.choose_pages(predictions), images, config.inputs, config.model.vision.image_size)
-    results.write(out, summary, predictions, shown)
-    training = {"training": read_metrics(workdir)} if (workdir / METRICS).exists() else {}
-    entry = report.Run(config.name, summary, predictions, shown, training)
-    report.write_report(out / "report.html", [entry], f"{config.name}: {', '.join(ASKED.value)}")
-    shares = {name: report.percent(value) for name, value in summary["accuracy"].items() if not isinstance(value, dict)}
-    print(f"{config.name}: " + ", ".join(f"{name} {value} %" for name, value in shares.items()))
-    print(f"{out / 'report.html'}")
+def load_embedded(data: pathlib.Path) -> Iterator[Question]:
+    """The held-out pages and text-only questions; --limit samples of each."""
+    sources = [RecordSource(data / name) for name in ("qa-test", "text-test")]
+    samples = (s[i] for s in sources for i in range(min(len(s), LIMIT.value or len(s))))
+    return embedded.questions(samples)
+
+
+def share_of(text: str) -> tuple[int, int]:
+    """"1/4" -> (1, 4)."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise app.UsageError(f"--share: {text!r}; expected I/N with I from 0 to N - 1, such as 0/4")
+    return int(found[1]), int(found[2])
+
+
+def run(step: int | None, out: pathlib.Path) -> Mapping[str, Any] | None:
+    """Evaluate one checkpoint; what results.json holds, or None if other processes have yet to end."""
+    plans, missing = make_plans()
+    backbone = results.read(pathlib.Path(BACKBONE.value))[0]["scores"] if BACKBONE.value else None
+    judge = None
+    if JUDGE.value:
+        replies = pathlib.Path(OUT.value) / "judge.jsonl"
+        judge = Judge(JUDGE.value, JUDGE_MODEL.value, replies, os.environ.get("NVLM_JUDGE_KEY", ""))
+    share = share_of(SHARE.value)
+    settings = session.Settings(CHECKPOINT.value, LIMIT.value, BATCH.value, backbone, judge, share)
+    restored = subject.restore(CHECKPOINT.value, step, DTYPE.value)
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed} answers"), TimeElapsedColumn())
+    with Progress(*columns) as bar:
+        tasks = {plan.benchmark.name: bar.add_task(plan.benchmark.name, total=None) for plan in plans}
+        advance = functools.partial(_advance, bar, tasks)
+        summary = session.evaluate(out, restored, plans, settings, missing, advance)
+    if summary is None:
+        print(f"share {SHARE.value} is done; the process that ends last writes {out / results.RESULTS}")
+        return None
+    entry = report.load_run(out, f"NVLM-{restored.arch.upper()}", restored.workdir)
+    report.write_report(out / "report.html", [entry], f"{restored.name}: {', '.join(summary['benchmarks'])}")
+    Console().print(table(summary))
+    print(out / "report.html")
+    return summary
+
+
+def make_plans() -> tuple[list[session.Plan], dict[str, str]]:
+    """Plans of what --benchmarks names; `all` leaves out what --data does not have."""
+    known, everything = available(), "all" in ASKED.value
+    names = list(registry()) if everything else list(dict.fromkeys(ASKED.value))
+    data = pathlib.Path(DATA.value)
+    plans, missing = [], {}
+    if "embedded" in ASKED.value:
+        names = [name for name in names if name != "embedded"]
+        plans, _ = session.make_plans([known["embedded"]], data, max_new_tokens=TOKENS.value)
+    if names:
+        chosen = [known[name] for name in names]
+        more, missing = session.make_plans(chosen, data, RULES.value, LIMIT.value, TOKENS.value, everything)
+        plans += more
+    for name, reason in missing.items():
+        print(f"left out {name}: {reason.splitlines()[0]}")
+    return plans, missing
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """A row for each benchmark, beside the paper's numbers for the architecture."""
+    models = list(dict.fromkeys(model for entry in summary["scores"].values() for model in entry["paper"]))
+    shown = Table(title=f"{summary['name']}, step {summary['step']}")
+    for name in ("benchmark", "score", "95 % interval", *models, "items", "unparsed", "cut", "items/s"):
+        shown.add_column(name, justify="left" if name == "benchmark" else "right")
+    for entry in summary["scores"].values():
+        score = "–" if entry["score"] is None else f"{entry['score']:.1f}"
+        bounds = "–" if entry["interval"] is None else "{:.1f} to {:.1f}".format(*entry["interval"])
+        numbers = [str(entry["paper"].get(model, "–")) for model in models]
+        counts = [str(entry[key]) for key in ("items", "unparsed", "cut")]
+        shown.add_row(entry["title"], score, bounds, *numbers, *counts, f"{entry['items_per_second'] or 0:.1f}")
+    return shown
+
+
+def _advance(bar: Progress, tasks: Mapping[str, Any], name: str, answered: int) -> None:
+    bar.advance(tasks[name], answered)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
 
+from nvlm_jax.evaluation.benchmark import Benchmark, Scored
 from nvlm_jax.evaluation.question import Question
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message, Sample
 
@@ -31,3 +33,13 @@ def questions(samples: Iterable[Sample]) -> Iterator[Question]:
             text = content.replace(IMAGE_PLACEHOLDER, "").strip()
             prompt = Message("user", f"{images}\n{text}" if images else text)
             yield Question(f"{sample.id}/{number}", sample.id, group, kind, (prompt,), sample.images, answer)
+
+
+def score(question: Question, output: str, rule: str) -> Scored:
+    """1 if the output equals the answer after surrounding blanks are removed."""
+    return Scored(output.strip(), float(output.strip() == question.answer.strip()))
+
+
+def benchmark(load: Callable[[pathlib.Path], Iterator[Question]], views: tuple[str, ...]) -> Benchmark:
+    """The benchmark over `load`'s questions, asked in these views of their images."""
+    return Benchmark("embedded", "generated pages, held out", load, score, 32, rule="exact", views=views)

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from typing import Any
 
 from nvlm_jax.inputs.batch import Message
+from nvlm_jax.inputs.tiling import ImageSource
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One question with the one answer that counts as right."""
+    """One question with what counts as its right answer."""
 
-    id: str
+    id: str  # unique within its benchmark
     sample: str  # id of the sample it comes from; questions of one sample show the same images
-    type: str  # report group, such as `word` or `chart`
+    type: str  # report group, such as `word` or `chart`, or a benchmark's part (a subject, a split)
     kind: str  # content | place | text
     messages: tuple[Message, ...]  # the prompt: ends with the user's turn
-    images: tuple[bytes, ...]  # encoded, one for each placeholder in the messages
-    answer: str
+    images: tuple[ImageSource, ...]  # one for each placeholder in the messages
+    answer: Any  # JSON: what the benchmark's score needs, such as one text, or a dict of options and letter
 
     @property
     def text(self) -> str:
         """The user's last turn, image placeholder included."""
         return self.messages[-1].content
+
+    @property
+    def digest(self) -> str:
+        """12 hexadecimal digits that change with any text of the prompt."""
+        turns = "\0".join(f"{m.role}\0{m.content}" for m in self.messages)
+        return hashlib.sha256(turns.encode()).hexdigest()[:12]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +44,14 @@ class Prediction:
     type: str
     kind: str
     prompt: str
-    answer: str
+    answer: Any
     output: str
     correct: bool
+    benchmark: str = "embedded"
+    score: float | None = None  # None where the true answer is not public
+    extraction: str | None = None  # what was taken for the answer; None = nothing could be, which scores 0
+    ids: tuple[int, ...] = ()  # tokens of the output
+    judged: bool = False  # read by a judge, for the rules could not
+    cut: bool = False  # no end token within the limit
+    seconds: float = 0.0  # its share of its batch
+    prompt_digest: str = ""

@@ -4,18 +4,24 @@ vision            the image as the model was trained to see it
 vision_blind      every tile replaced by mid-grey, same number of tiles: what can be guessed from the question
 vision_thumbnail  one tile for the whole image: what dynamic high resolution adds is the rest
 text              questions without an image
+
+Several images of one question share the tiles that one image may have, as in the paper's evaluator.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from nvlm_jax.evaluation.benchmark import Benchmark
+from nvlm_jax.evaluation.judge import Judge
 from nvlm_jax.evaluation.question import Prediction, Question
-from nvlm_jax.generation.engine import Generator
+from nvlm_jax.generation.engine import Generator, bucket_of
 from nvlm_jax.inputs.batch import Example
 from nvlm_jax.inputs.errors import BadSample
 from nvlm_jax.inputs.example import ExampleBuilder
@@ -26,46 +32,150 @@ TEXT_VIEW = "text"
 GREY = 128  # of 255
 CHUNK = 512  # questions whose tiles are in memory at once
 
+Key = tuple[str, str, str]  # benchmark, id, view: what is answered once
 
-def evaluate(
-    model: NVLM,
-    builder: ExampleBuilder,
-    questions: Iterable[Question],
-    views: Sequence[str] = IMAGE_VIEWS,
-    max_new_tokens: int = 32,
-    batch_size: int = 32,
-    progress: Callable[[int], None] = lambda answered: None,
-) -> list[Prediction]:
-    """Greedy answers to all questions, in their order, view by view.
 
-    Args:
-        model: restored, in any dtype.
-        builder: of the run that trained it.
-        questions: read in chunks, so a benchmark need not fit in memory.
-        views: how questions with an image are asked; questions without one are always asked once, as `text`.
-        max_new_tokens: of an answer.
-        batch_size: prompts decoded together.
-        progress: called with the number of predictions made so far.
+class PromptsChanged(ValueError):
+    """A question that was answered before is asked in other words now."""
 
-    Raises:
-        ValueError: an unknown view.
-        BadSample: an image that cannot be read.
-    """
-    unknown = set(views) - set(IMAGE_VIEWS)
-    if unknown:
-        raise ValueError(f"views: {', '.join(sorted(unknown))} is none of {', '.join(IMAGE_VIEWS)}")
-    generator = Generator(model, builder.tokenizer.vocab_size, [end_id(builder)], batch_size=batch_size)
-    small = ExampleBuilder(dataclasses.replace(builder.inputs, max_tiles=1), builder.model)
-    predictions: list[Prediction] = []
-    for chunk in _chunks(questions):
-        asked = list(_views(chunk, builder, small, views))
-        before = len(predictions)
-        examples = [example for _, _, example in asked]
-        answers = generator.generate(examples, max_new_tokens, progress=lambda n, before=before: progress(before + n))
-        for (question, view, _), answer in zip(asked, answers, strict=True):
-            predictions.append(_judge(question, view, builder.tokenizer.decode(answer)))
-    order = {view: place for place, view in enumerate((*IMAGE_VIEWS, TEXT_VIEW))}
-    return sorted(predictions, key=lambda p: order[p.view])
+
+class Asked(NamedTuple):
+    """A question in one view, ready for the model."""
+
+    question: Question
+    view: str
+    example: Example
+
+
+class Asker:
+    """Asks one model. Compiled programs are kept for the life of the object."""
+
+    def __init__(
+        self,
+        model: NVLM,
+        builder: ExampleBuilder,
+        batch_size: int = 32,
+        end_ids: Sequence[int] = (),
+        judge: Judge | None = None,
+    ):
+        """
+        Args:
+            model: restored, in any dtype.
+            builder: of the run that trained it.
+            batch_size: prompts decoded together.
+            end_ids: tokens that end an answer; none = the end token of the builder's template.
+            judge: reads answers that the rules cannot, of benchmarks that allow it.
+        """
+        end_ids = list(end_ids) or [end_id(builder)]
+        self.builder, self.batch_size, self.judge = builder, batch_size, judge
+        self.generator = Generator(model, builder.tokenizer.vocab_size, end_ids, batch_size=batch_size)
+        self._builders = {builder.inputs.max_tiles: builder}
+
+    def ask(
+        self,
+        benchmark: Benchmark,
+        questions: Iterable[Question],
+        rule: str = "",
+        max_new_tokens: int = 0,
+        done: Mapping[Key, str] | None = None,
+    ) -> Iterator[list[tuple[Question, Prediction]]]:
+        """Greedy answers to all questions, as many at once as are decoded together.
+
+        Args:
+            benchmark: says how they are asked and scored.
+            questions: read in chunks, so a benchmark need not fit in memory.
+            rule: of the score; empty = the benchmark's default.
+            max_new_tokens: of an answer; 0 = the benchmark's limit.
+            done: what was answered before, with its prompt's digest; not asked again.
+
+        Raises:
+            ValueError: an unknown view.
+            BadSample: an image that cannot be read; the question is named.
+            PromptsChanged: a question that was answered before has another prompt now.
+            JudgeError: the judge does not reply.
+        """
+        unknown = set(benchmark.views) - set(IMAGE_VIEWS)
+        if unknown:
+            raise ValueError(f"views: {', '.join(sorted(unknown))} is none of {', '.join(IMAGE_VIEWS)}")
+        rule, limit = rule or benchmark.rule, max_new_tokens or benchmark.max_new_tokens
+        stream = iter(questions)
+        while chunk := list(itertools.islice(stream, CHUNK)):
+            begin = time.perf_counter()
+            asked = [a for question in chunk for a in self._views(benchmark, question, done or {})]
+            preparing = (time.perf_counter() - begin) / max(len(asked), 1)
+            for batch in self._batches(asked):
+                begin = time.perf_counter()
+                answers = self.generator.generate([a.example for a in batch], limit)
+                seconds = preparing + (time.perf_counter() - begin) / len(batch)
+                yield [
+                    (a.question, self._judge(benchmark, a, ids, rule, limit, seconds))
+                    for a, ids in zip(batch, answers, strict=True)
+                ]
+
+    def _views(self, benchmark: Benchmark, question: Question, done: Mapping[Key, str]) -> Iterator[Asked]:
+        for view in benchmark.views if question.images else (TEXT_VIEW,):
+            digest = done.get((benchmark.name, question.id, view))
+            if digest is None:
+                yield Asked(question, view, self._example(question, view))
+            elif digest != question.digest:
+                raise PromptsChanged(f"question {question.id!r} of {benchmark.name} was asked in other words before")
+
+    def _example(self, question: Question, view: str) -> Example:
+        """The prompt; a template without system turns gets none."""
+        tiles = 1 if view == "vision_thumbnail" else self.builder.inputs.max_tiles
+        tiles = max(1, tiles // max(1, len(question.images)))
+        if tiles not in self._builders:
+            inputs = dataclasses.replace(self.builder.inputs, max_tiles=tiles)
+            self._builders[tiles] = ExampleBuilder(inputs, self.builder.model)
+        messages = question.messages
+        if self.builder.inputs.template != "chatml":
+            messages = tuple(message for message in messages if message.role != "system")
+        try:
+            example = self._builders[tiles].prompt(messages, question.images)
+        except BadSample as error:
+            raise BadSample(error.reason, f"question {question.id!r}: {error}") from error
+        return blank(example) if view == "vision_blind" else example
+
+    def _batches(self, asked: list[Asked]) -> Iterator[list[Asked]]:
+        """Prompts of similar size together, so that each batch is one compiled program and little padding."""
+
+        def size(a: Asked) -> tuple[int, int]:
+            tokens, tiles = bucket_of(a.example)
+            return tiles, tokens
+
+        for _, group in itertools.groupby(sorted(asked, key=size), key=lambda a: size(a)[0]):
+            same_tiles = list(group)
+            for start in range(0, len(same_tiles), self.batch_size):
+                yield same_tiles[start : start + self.batch_size]
+
+    def _judge(
+        self, benchmark: Benchmark, asked: Asked, ids: list[int], rule: str, limit: int, seconds: float
+    ) -> Prediction:
+        question = asked.question
+        output = self.builder.tokenizer.decode(ids)
+        scored, judged = benchmark.score(question, output, rule), False
+        if scored.extraction is None and benchmark.judged and self.judge and output.strip():
+            reply = self.judge.read(question, output)
+            scored, judged = (benchmark.score(question, reply, rule), True) if reply else (scored, False)
+        return Prediction(
+            id=question.id,
+            sample=question.sample,
+            view=asked.view,
+            type=question.type,
+            kind=question.kind,
+            prompt=question.text,
+            answer=question.answer,
+            output=output.strip(),
+            correct=(scored.score or 0.0) >= 0.5,
+            benchmark=benchmark.name,
+            score=scored.score,
+            extraction=scored.extraction,
+            judged=judged,
+            ids=tuple(ids),
+            cut=len(ids) >= limit,
+            seconds=round(seconds, 6),
+            prompt_digest=question.digest,
+        )
 
 
 def end_id(builder: ExampleBuilder) -> int:
@@ -76,45 +186,3 @@ def end_id(builder: ExampleBuilder) -> int:
 def blank(example: Example) -> Example:
     """The same prompt with every pixel mid-grey."""
     return example._replace(tiles=np.full_like(example.tiles, GREY))
-
-
-def _views(
-    chunk: list[Question], builder: ExampleBuilder, small: ExampleBuilder, views: Sequence[str]
-) -> Iterator[tuple[Question, str, Example]]:
-    for question in chunk:
-        example = _prompt(builder, question)
-        if not question.images:
-            yield question, TEXT_VIEW, example
-            continue
-        for view in views:
-            if view == "vision_thumbnail":
-                yield question, view, _prompt(small, question)
-            else:
-                yield question, view, example if view == "vision" else blank(example)
-
-
-def _prompt(builder: ExampleBuilder, question: Question) -> Example:
-    try:
-        return builder.prompt(question.messages, question.images)
-    except BadSample as error:
-        raise BadSample(error.reason, f"question {question.id!r}: {error}") from error
-
-
-def _judge(question: Question, view: str, output: str) -> Prediction:
-    return Prediction(
-        id=question.id,
-        sample=question.sample,
-        view=view,
-        type=question.type,
-        kind=question.kind,
-        prompt=question.text,
-        answer=question.answer,
-        output=output.strip(),
-        correct=output.strip() == question.answer.strip(),
-    )
-
-
-def _chunks(questions: Iterable[Question]) -> Iterator[list[Question]]:
-    stream = iter(questions)
-    while chunk := list(itertools.islice(stream, CHUNK)):
-        yield chunk

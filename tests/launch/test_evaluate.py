@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -16,16 +17,24 @@ from nvlm_jax.config import RunConfig, from_mapping
 from nvlm_jax.models.build import build_model
 from nvlm_jax.training.checkpoints import Checkpoints
 from nvlm_jax.training.step import init_state, split_model
+from nvlm_jax.training.workdir import open_workdir
 from tests.conftest import make_run_config
+from tests.evaluation.benchmarks import miniature
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def run(*flags: str) -> tuple[int, str]:
+def start(*flags: str) -> subprocess.Popen:
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "launch.evaluate", *flags]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
-    return done.returncode, done.stdout + done.stderr
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+
+
+def run(*flags: str) -> tuple[int, str]:
+    process = start(*flags)
+    output = process.communicate(timeout=1200)[0]
+    return process.returncode, output
 
 
 def save_checkpoint(workdir: pathlib.Path) -> RunConfig:
@@ -37,7 +46,7 @@ def save_checkpoint(workdir: pathlib.Path) -> RunConfig:
     inputs = from_mapping(RunConfig, get_config("arch=d,size=tiny,stage=sft").to_dict()).inputs
     config = dataclasses.replace(base, model=model, inputs=inputs)
     split = split_model(build_model(config.model), config.train.trainable, config.model.frozen_dtype)
-    checkpoints = Checkpoints(workdir, keep=1)
+    checkpoints = Checkpoints(open_workdir(workdir, config), keep=1)
     checkpoints.save_frozen(split.frozen)
     checkpoints.save(1, init_state(split, config), config)
     checkpoints.close()
@@ -49,14 +58,21 @@ def test_from_a_checkpoint_to_files_and_report(tmp_path):
     config = save_checkpoint(tmp_path / "run")
     for name, variant in (("qa-test", "qa"), ("text-test", "text")):
         write_dataset(tmp_path / "data" / name, GeneratedSource(variant, "test", 0, 3, grids=((2, 1),)))
+    for name in ("docvqa", "docvqa_test", "mmlu", "humaneval"):
+        miniature.write(tmp_path / "data", name)
     status, output = run(
         f"--checkpoint={tmp_path}/run", f"--data={tmp_path}/data", f"--out={tmp_path}/out",
-        "--limit=1", "--max_new_tokens=3", "--views=vision,vision_blind", "--batch_size=8",
+        "--benchmarks=embedded,docvqa,docvqa_test,mmlu,humaneval", "--limit=1", "--max_new_tokens=3",
+        "--views=vision,vision_blind", "--batch_size=8",
     )  # fmt: skip
     assert status == 0, output
     summary = json.loads((tmp_path / "out" / "results.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
-    assert [line["view"] for line in lines] == ["vision"] * 8 + ["vision_blind"] * 8 + ["text"] * 8
+    views = ["vision"] * 8 + ["vision_blind"] * 8 + ["text"] * 8
+    assert [line["view"] for line in lines] == [*views, "vision", "vision", "text", "text"]
+    lines, others = lines[:-4], lines[-4:]
+    assert [line["benchmark"] for line in others] == ["docvqa", "docvqa_test", "mmlu", "humaneval"]
+    assert all(line["cut"] or len(line["ids"]) < 3 for line in others)
     assert (summary["arch"], summary["step"], summary["name"]) == ("d", 1, config.name)
     assert list(summary["params"]) == ["vision", "projector", "decoder"]
     right = sum(line["correct"] for line in lines if line["view"] == "vision")
@@ -65,12 +81,60 @@ def test_from_a_checkpoint_to_files_and_report(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "qa-test-0-0" in page and "&lt;tile_2&gt;" in page
     assert str(tmp_path / "out" / "report.html") in output
+    check_results(summary, tmp_path / "out")
+
+
+def check_results(summary: dict, out: pathlib.Path) -> None:
+    """What results.json says beside the accuracies."""
+    scores = summary["scores"]
+    assert list(scores) == ["embedded", "docvqa", "docvqa_test", "mmlu", "humaneval"]
+    assert scores["docvqa"]["items"] == 1 and 0 <= scores["docvqa"]["score"] <= 100
+    assert scores["docvqa_test"]["score"] is None and scores["docvqa"]["paper"]["NVLM-D-72B"] == 92.6
+    assert all(entry["seconds"] > 0 and len(entry["prompt_hash"]) == 16 for entry in scores.values())
+    assert len(summary["checkpoint_hash"]) == 16 and summary["versions"]["jax"] and summary["text_average"] is None
+    assert json.loads((out / "docvqa_test_submission.json").read_text())[0]["questionId"] == 1000
+    assert "DocVQA val" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_killed_for_real_it_goes_on_and_asks_nothing_twice(tmp_path):
+    save_checkpoint(tmp_path / "run")
+    miniature.write(tmp_path / "data", "docvqa")
+    flags = [
+        f"--checkpoint={tmp_path}/run", f"--data={tmp_path}/data", "--benchmarks=docvqa,docvqa_test", "--batch_size=2",
+        "--max_new_tokens=4",
+    ]  # fmt: skip
+    miniature.docvqa_parquet(tmp_path / "data/docvqa", "test")
+    answers = tmp_path / "out" / "predictions.jsonl"
+    process = start(*flags, f"--out={tmp_path}/out")
+    while process.poll() is None and not (answers.exists() and answers.read_text().count("\n") >= 4):
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    kept = answers.read_text().splitlines()[:4]
+    assert not (tmp_path / "out" / "results.json").exists()
+
+    status, output = run(*flags, f"--out={tmp_path}/out")
+    assert status == 0, output
+    lines = answers.read_text().splitlines()
+    asked = {(record["benchmark"], record["id"]) for record in map(json.loads, lines)}
+    assert len(lines) == len(asked) == 2 * miniature.COUNT
+    assert set(kept) <= set(lines)  # seconds and all: they were not asked again
+    status, output = run("--watch", "--poll_seconds=0.1", *flags, f"--out={tmp_path}/watched")
+    assert status == 0, output
+    watched = (tmp_path / "watched" / "step-1" / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["ids"] for line in watched] == [json.loads(line)["ids"] for line in lines]
+    assert json.loads((tmp_path / "watched" / "steps.jsonl").read_text())["step"] == 1
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--benchmarks=embeded"], "--benchmarks: no embeded; there are embedded"),
+        (["--benchmarks=embeded"], "--benchmarks: no embeded; there are embedded, ai2d, "),
+        (["--share=2/2"], "--share: '2/2'; expected I/N with I from 0 to N - 1"),
+        (["--views=blurred"], "--views: no blurred; there are vision, vision_blind"),
+        (["--data=nowhere", "--benchmarks=docvqa"], "docvqa val: no files in nowhere; expected one of"),
+        (["--data=nowhere", "--benchmarks=all"], "no benchmark can be read:"),
         (["--data=nowhere"], "nowhere/qa-test: no dataset here"),
     ],
 )

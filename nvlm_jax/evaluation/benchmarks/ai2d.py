@@ -1,0 +1,65 @@
+"""AI2D (Kembhavi et al. 2016), test: diagrams with four options; letters replace the diagram's words, or do not.
+
+`ai2d` is the test with mask (boxes with a letter lie on the words that the options name), `ai2d_no_mask` the one
+without. Published as lmms-lab/ai2d and lmms-lab/ai2d-no-mask (Parquet) and as VLMEvalKit's AI2D_TEST.tsv and
+AI2D_TEST_NO_MASK.tsv.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation.benchmark import LETTER, Benchmark, Scored, ask, options_of, options_text
+from nvlm_jax.evaluation.question import Question
+
+REPOSITORY = {"ai2d": "lmms-lab/ai2d", "ai2d_no_mask": "lmms-lab/ai2d-no-mask"}
+TABLE = {"ai2d": "AI2D_TEST.tsv", "ai2d_no_mask": "AI2D_TEST_NO_MASK.tsv"}
+
+
+def load(data: pathlib.Path, name: str) -> Iterator[Question]:
+    layouts = (
+        files.Layout("data/test-*.parquet", from_parquet),
+        files.Layout("test-*.parquet", from_parquet),
+        files.Layout(TABLE[name], from_vlmevalkit),
+    )
+    download = f"hf download {REPOSITORY[name]} --repo-type dataset --local-dir DATA/{name}"
+    return files.locate(data, name, (name, name.replace("_", "-")), layouts, download)
+
+
+def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
+    """`answer` is the index of the right option."""
+    number = 0
+    for path in paths:
+        for row in files.read_parquet(path, ("question", "options", "answer", "image")):
+            where = f"{path}, row {number}"
+            if not str(row["answer"]).isdigit() or not 0 <= int(row["answer"]) < len(row["options"]):
+                options = len(row["options"])
+                raise files.BenchmarkError(f"{where}: answer {row['answer']!r} is no index of {options} options")
+            letter = chr(ord("A") + int(row["answer"]))
+            yield _question(str(number), row["question"], files.picture(row["image"], where), row["options"], letter)
+            number += 1
+
+
+def from_vlmevalkit(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
+    for index, row, images in files.read_vlmevalkit(paths[0], ("question", "A", "B", "answer")):
+        yield _question(index, row["question"], images[0], options_of(row), row["answer"])
+
+
+def _question(id: str, text: str, image: bytes, options: list[str], letter: str) -> Question:
+    text = f"{text}\n{options_text(options)}\n{LETTER}"
+    return ask(id, text, (image,), {"letter": letter, "options": [str(option) for option in options]})
+
+
+def score(question: Question, output: str, rule: str) -> Scored:
+    """The letter that `metrics.multiple_choice` finds."""
+    letter = metrics.multiple_choice(output.strip(), question.answer["options"], rule=rule)
+    return Scored(letter, float(letter == question.answer["letter"]))
+
+
+BENCHMARKS = tuple(
+    Benchmark(name, title, functools.partial(load, name=name), score, 32, rule="vlmevalkit", paper=name)
+    for name, title in (("ai2d", "AI2D test, mask"), ("ai2d_no_mask", "AI2D test, no mask"))
+)
