@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -25,10 +26,13 @@ from collections.abc import Iterator
 from absl import app, flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from configs.blends import pretrain, sft, text
+from configs.blends.catalog import ROWS
 from data_pipelines import embedded, report
-from data_pipelines.prepare import SHARD, PrepareError, prepare
+from data_pipelines.prepare import SHARD, PrepareError, made_shards, prepare
 from data_pipelines.raw.entry import LayoutError, Spec
 from data_pipelines.raw.internvl import meta_specs
+from data_pipelines.records import DatasetError, read_manifest
 
 DATASET = flags.DEFINE_string("dataset", "embedded", "`embedded`, a row of the paper's tables, or a name with --layout")
 OUT = flags.DEFINE_string("out", None, "directory that the datasets are written to")
@@ -52,6 +56,8 @@ LIST = flags.DEFINE_bool("list", False, "print every row of the paper's tables a
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
+    if LIST.value:
+        return list_rows()
     if not OUT.value:
         raise app.UsageError("--out is missing: the directory that the datasets are written to")
     try:
@@ -69,9 +75,39 @@ def _specs() -> list[Spec]:
         raise app.UsageError("--raw is missing: the directory of the raw dataset")
     if META.value:
         return meta_specs(RAW.value, META.value)
+    if DATASET.value in ROWS:
+        return [_with_flags(Spec.of(ROWS[DATASET.value]))]
     if not LAYOUT.value:
-        raise app.UsageError(f"--dataset: {DATASET.value!r} is no row of the paper's tables; give its --layout")
+        near = ", ".join(difflib.get_close_matches(DATASET.value, ROWS)) or "none is near"
+        raise app.UsageError(
+            f"--dataset: {DATASET.value!r} is no row of the paper's tables ({near}); give its --layout"
+        )
     return [_with_flags(Spec(DATASET.value, LAYOUT.value, task=DATASET.value))]
+
+
+def list_rows() -> None:
+    """Print every row of the tables: its group, layout, task, licence, weight, and what there is of it in --out."""
+    blends = (("Table 4, pretraining", pretrain), ("Table 6, SFT", sft), ("text-only SFT", text))
+    for title, module in blends:
+        states = {share.name: _state(share.name) for share in module.BLEND}
+        ready = sum(state.startswith("ready") for state in states.values())
+        print(f"{title}: {len(module.BLEND)} rows, {ready} ready")
+        for share in module.BLEND:
+            row = ROWS[share.name]
+            weight = "by size" if share.weight is None else f"{share.weight:g}"
+            columns = ((share.group, 12), (row.name, 22), (row.layout, 20), (row.licence, 16), (weight, 8))
+            print("  " + "".join(f"{value:{width}}" for value, width in columns) + states[share.name])
+
+
+def _state(name: str) -> str:
+    if not OUT.value:
+        return "-"
+    path = pathlib.Path(OUT.value) / name
+    try:
+        return f"ready, {read_manifest(path).samples:,} samples"
+    except DatasetError:
+        shards = made_shards(path)
+    return "absent" if shards is None else f"preparing, {shards[0]} of {shards[1]} shards"
 
 
 def _with_flags(spec: Spec) -> Spec:

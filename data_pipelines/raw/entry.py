@@ -67,6 +67,11 @@ class Spec:
     split: str = "train"
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what the layout reads -> the record's key
 
+    @classmethod
+    def of(cls, row: Any) -> Spec:
+        """From a declaration that has these attributes among others, such as `configs.blends.rows.Row`."""
+        return cls(**{field.name: getattr(row, field.name) for field in dataclasses.fields(cls)})
+
 
 def ask(prompt: str, images: int = 1, **fields: str) -> Message:
     """The user's message: a placeholder for each image, then `prompt` with its fields filled in.

@@ -8,6 +8,7 @@ pairs           The Cauldron, Docmatix: {"images": [...], "texts": [{"user": ...
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -95,14 +96,28 @@ def from_pairs(place: str, record: Record, spec: Spec) -> Entry:
 
 
 def get(record: Record, names: str) -> Any:
-    """The first of the names `a|b.c` that the record has, a dot leading into an object; None if it has none."""
+    """The first of the names `a|b.c` that the record has; None if it has none.
+
+    A dot leads into an object, or into a text that holds one as JSON.
+
+    Raises:
+        BadSample: `bad_json`, such a text is none.
+    """
     for name in names.split("|"):
         value: Any = record
         for key in name.split("."):
+            value = _parsed(value, name) if isinstance(value, str) else value
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None:
             return value
     return None
+
+
+def _parsed(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadSample("bad_json", f"field {name!r}: {error}: {text[:80]!r}") from error
 
 
 def pictures(place: str, record: Record, names: str) -> tuple[Picture, ...]:

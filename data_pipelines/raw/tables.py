@@ -5,7 +5,6 @@ An image column holds `{bytes, path}` structs, as `datasets` stores images, or p
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Iterator
 
@@ -135,15 +134,3 @@ def _rows(batch: pa.RecordBatch) -> Iterator[Record | BadSample]:
 
 def _corrupt(part: Part, what: str, error: Exception) -> BadSample:
     return BadSample("corrupt_block", f"{part.file}, {what} {part.start}: {error}")
-
-
-def parse_json(value: str, name: str) -> object:
-    """A column that holds JSON as text.
-
-    Raises:
-        BadSample: `bad_json`.
-    """
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise BadSample("bad_json", f"field {name!r}: {error}: {value[:80]!r}") from error
