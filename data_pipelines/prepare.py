@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from data_pipelines import index, records, report
+from data_pipelines import duplicates, index, overlap, records, report
 from data_pipelines.faults import Fault, fault_of
 from data_pipelines.raw.entry import Entry, LayoutError, Part, Picture, Spec
 from data_pipelines.raw.layouts import Annotated, annotated_entries, layout_of, streamed_entries, with_own_fields
@@ -52,6 +53,7 @@ class Job:
     shards: int
     limits: Limits
     tokenizer: str = ""  # counts tokens for the index; empty = not counted
+    against: str = ""  # file of overlap.Benchmarks; empty = nothing to compare with
 
 
 def prepare(
@@ -63,6 +65,7 @@ def prepare(
     processes: int | None = None,
     limits: Limits | None = None,
     tokenizer: str = "",
+    against: Sequence[str | pathlib.Path] = (),
     max_bad_share: float = 1.0,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -76,6 +79,7 @@ def prepare(
         processes: that work; None = one for each core, 0 = this one.
         limits: what is refused for its size.
         tokenizer: a directory with tokenizer.json; adds token counts to the index.
+        against: benchmarks, as prepared datasets; samples that hold their prompts or images are rejected.
         max_bad_share: of the samples; above it the dataset is not completed.
         progress: called with raw records done and (estimated) in all.
 
@@ -83,18 +87,20 @@ def prepare(
         The report.
 
     Raises:
+        DatasetError: one of `against` is no dataset.
         LayoutError: there is no such layout, or `raw` is not in it.
         PrepareError: too many samples are bad, or a worker died.
     """
     path = pathlib.Path(out) / spec.name
     limits = limits or Limits()
-    settings = _settings(spec, raw, shard_records, limits, tokenizer)
+    settings = _settings(spec, raw, shard_records, limits, tokenizer, against)
     if (known := _ready(path, settings)) is not None:
         return known
     root = Root(raw)
     folder = path.parent / f".{path.name}.preparing"
     cut = _cut(root, spec, folder, settings, shard_records)
-    job = Job(with_own_fields(root, spec), str(root.path), str(folder), len(cut), limits, tokenizer)
+    compared = _benchmarks(folder, against)
+    job = Job(with_own_fields(root, spec), str(root.path), str(folder), len(cut), limits, tokenizer, compared)
     _make_shards(job, cut, os.cpu_count() or 1 if processes is None else processes, progress)
     return _complete(job, path, settings, max_bad_share)
 
@@ -110,7 +116,12 @@ def made_shards(path: pathlib.Path) -> tuple[int, int] | None:
 
 
 def _settings(
-    spec: Spec, raw: str | pathlib.Path, shard_records: int, limits: Limits, tokenizer: str
+    spec: Spec,
+    raw: str | pathlib.Path,
+    shard_records: int,
+    limits: Limits,
+    tokenizer: str,
+    against: Sequence[str | pathlib.Path],
 ) -> dict[str, Any]:
     return {
         "version": VERSION,
@@ -119,7 +130,17 @@ def _settings(
         "shard_records": shard_records,
         "limits": dataclasses.asdict(limits),
         "tokenizer": tokenizer,
+        "against": {pathlib.Path(path).name: records.read_manifest(path).fingerprint for path in against},
     }
+
+
+def _benchmarks(folder: pathlib.Path, against: Sequence[str | pathlib.Path]) -> str:
+    """The file of the benchmarks' hashes, made if it is not there; empty if there are none."""
+    file = folder / "benchmarks.npz"
+    if against and not file.exists():
+        overlap.gather(against).save(folder / "benchmarks.partial.npz")
+        (folder / "benchmarks.partial.npz").replace(file)
+    return str(file) if against else ""
 
 
 def _ready(path: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -279,11 +300,12 @@ def make_shard(job: Job, shard: int, parts: list[Part], tick: Tick = lambda: Non
     encode = Tokenizer(job.tokenizer).encode if job.tokenizer else None
     count_tokens = (lambda text: len(encode(text))) if encode else None
     writer = records.ShardWriter(folder / f"{name}.partial", job.spec.name, shard, None, count_tokens)
-    tally = Tally()
+    tally, sketches = Tally(), duplicates.Sketches()
     for found in _found(job, root, parts):
         tick()
-        _take(found, root, job, writer, tally)
+        _take(found, root, job, writer, tally, sketches)
     writer.close()
+    sketches.save(_sketch_file(folder, shard))
     index.write(_index_file(folder, shard), writer.rows)
     (folder / f"{name}.partial").replace(folder / name)
     held = tally.to_json() | {"groups": sorted(writer.groups), "digest": writer.digest.hexdigest()}
@@ -298,18 +320,34 @@ def _found(job: Job, root: Root, parts: list[Part]) -> Iterator[Entry | Fault]:
         )
 
 
-def _take(found: Entry | Fault, root: Root, job: Job, writer: records.ShardWriter, tally: Tally) -> None:
+def _take(
+    found: Entry | Fault,
+    root: Root,
+    job: Job,
+    writer: records.ShardWriter,
+    tally: Tally,
+    sketches: duplicates.Sketches,
+) -> None:
     if isinstance(found, Fault):
         tally.rejected.append(found)
         return
     try:
         checked = check(found, root, job.limits)
+        hashes = overlap.hashes_of(checked.pixels)
+        if job.against:
+            _load_benchmarks(job.against).check(found.id, found.messages, hashes)
         size = writer.add(checked.sample, plain(found.source))
     except Exception as error:  # whatever a sample does, the others are prepared, and it is counted
         tally.rejected.append(fault_of(found.id, error))
         return
     tally.add(checked.sample, [image.size for image in checked.pixels], size)
     tally.noted += checked.notes
+    sketches.add(checked.sample, hashes)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_benchmarks(file: str) -> overlap.Benchmarks:
+    return overlap.Benchmarks.load(file)
 
 
 def _complete(job: Job, path: pathlib.Path, settings: dict[str, Any], max_bad_share: float) -> dict[str, Any]:
@@ -324,12 +362,15 @@ def _complete(job: Job, path: pathlib.Path, settings: dict[str, Any], max_bad_sh
         counts.append(part.samples)
         tally.merge(part)
     made = report.make_report(job.spec.name, tally)
+    made["compared_with"] = settings["against"]
     if tally.bad_share() > max_bad_share:
         raise PrepareError(
             f"{path}: {tally.bad_share():.2%} of the samples are bad, more than max_bad_share={max_bad_share}; repair "
             f"the raw data, or raise the share and run again:\n{report.summary(made)}"
         )
     index.join(folder / index.INDEX, (_index_file(folder, shard) for shard in range(job.shards)))
+    ids = index.read(folder, ["id"])["id"].to_pylist()
+    made["repeated"] = duplicates.find([_sketch_file(folder, shard) for shard in range(job.shards)], ids)
     report.write(folder, made, tally)
     kept = {records.shard_name(path.name, s, job.shards) for s in range(job.shards)}
     kept |= {index.INDEX, report.REPORT, report.FAULTS}
@@ -346,6 +387,10 @@ def _tally_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
 
 def _index_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
     return folder / f"index-{shard:05d}.parquet"
+
+
+def _sketch_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
+    return folder / f"sketches-{shard:05d}.npz"
 
 
 def _write(file: pathlib.Path, text: str) -> None:

@@ -83,7 +83,7 @@ class Tally:
         return bad / max(self.samples + bad, 1)
 
 
-def make_report(name: str, tally: Tally, **more: Any) -> dict[str, Any]:
+def make_report(name: str, tally: Tally) -> dict[str, Any]:
     """The report as JSON values: counts, and of each reason how many and EXAMPLES of them."""
     mean = {"samples": max(tally.samples, 1), "images": max(tally.images, 1)}
     return {
@@ -98,7 +98,6 @@ def make_report(name: str, tally: Tally, **more: Any) -> dict[str, Any]:
         "longer_side_up_to": {str(side) if side else "more": tally.sides[side] for side in (*SIDES, 0)},
         "rejected": _by_reason(tally.rejected),
         "noted": _by_reason(tally.noted),
-        **more,
     }
 
 
@@ -125,6 +124,8 @@ def summary(report: dict[str, Any]) -> str:
         for reason, held in report[title].items():
             shown = ", ".join(example["id"] for example in held["examples"][:3])
             lines.append(f"    {reason}: {held['count']:,} ({shown}{', ...' if held['count'] > 3 else ''})")
+    for kind, held in report.get("repeated", {}).items():
+        lines.append(f"  {kind}: {held['count']:,} samples repeat one of {held['groups']:,} others")
     return plain("\n".join(lines))
 
 

@@ -4,14 +4,15 @@
     python -m launch.prepare --dataset=docvqa --raw=raw/docvqa --out=runs/data
     python -m launch.prepare --dataset=mine --layout=json_conversations --raw=raw/mine --out=runs/data \
                              [--files=train.jsonl] [--fields=image:picture,answer:label] [--prompt="{question}"]
+    python -m launch.prepare --dataset=vqav2 --raw=raw/vqav2 --out=runs/data --against=runs/data/docvqa-test
     python -m launch.prepare --meta=raw/meta.json --raw=raw --out=runs/data
     python -m launch.prepare --list [--out=runs/data]
 
 The first makes the generated datasets, the second any row of the paper's tables (`configs/blends`), the third a dataset
-of your own in one of the layouts of `data_pipelines/raw/layouts.py`, the fourth all datasets of an InternVL
-`meta.json`, the last prints every row and its state. Datasets that are complete and were made with the same settings
-are left as they are. Interrupted, it leaves nothing that looks like a dataset; run again, it goes on with the first
-shard that is missing, and all shards have the same bytes.
+of your own in one of the layouts of `data_pipelines/raw/layouts.py`, the fourth leaves out what a benchmark has, the
+fifth makes all datasets of an InternVL `meta.json`, the last prints every row and its state. Datasets that are complete
+and were made with the same settings are left as they are. Interrupted, it leaves nothing that looks like a dataset; run
+again, it goes on with the first shard that is missing, and all shards have the same bytes.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ FIELDS = flags.DEFINE_list("fields", [], "what the layout reads and the raw fiel
 PROMPT = flags.DEFINE_string("prompt", None, "the user's text, with {question}, {choices}, {context} filled in")
 SHARD_RECORDS = flags.DEFINE_integer("shard_records", SHARD, "raw records of a shard", lower_bound=1)
 TOKENIZER = flags.DEFINE_string("tokenizer", "", "directory with tokenizer.json: adds token counts to the index")
+AGAINST = flags.DEFINE_list("against", [], "prepared benchmarks; what holds their prompts or images is left out")
 MAX_BAD_SHARE = flags.DEFINE_float("max_bad_share", 0.05, "above this share of bad samples no dataset is made", 0, 1)
 LIST = flags.DEFINE_bool("list", False, "print every row of the paper's tables and its state")
 
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> None:
         else:
             for spec in _specs():
                 _prepare_raw(spec)
-    except (LayoutError, PrepareError) as error:
+    except (DatasetError, LayoutError, PrepareError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
@@ -132,6 +134,7 @@ def _prepare_raw(spec: Spec) -> None:
             shard_records=SHARD_RECORDS.value,
             processes=PROCESSES.value,
             tokenizer=TOKENIZER.value,
+            against=AGAINST.value,
             max_bad_share=MAX_BAD_SHARE.value,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )

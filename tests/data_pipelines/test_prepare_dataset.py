@@ -86,19 +86,19 @@ def command(root: pathlib.Path, out: pathlib.Path, processes: int) -> list[str]:
 
 
 def test_killed_and_run_again_it_has_the_same_bytes(tmp_path):
-    root = raw(tmp_path, 4000)
+    root = raw(tmp_path, 2100)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = subprocess.run(command(root, whole, 2), capture_output=True, text=True)
-    assert done.returncode == 0 and "2,858 samples" in done.stdout and "missing_file: 1,142" in done.stdout
+    assert done.returncode == 0 and "1,500 samples" in done.stdout and "missing_file: 600" in done.stdout
     process = subprocess.Popen(command(root, killed, 0), stdout=subprocess.DEVNULL)
     folder = killed / ".set.preparing"
-    while len(list(folder.glob("tally-*.json"))) < 2:
+    while len(list(folder.glob("tally-*.json"))) < 1:
         assert process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     shards, _ = prepare.made_shards(killed / "set")
-    assert 2 <= shards < 8 and not (killed / "set").exists()
+    assert 1 <= shards < 5 and not (killed / "set").exists()
     stamps = {file: file.stat().st_mtime_ns for file in folder.glob("tally-*.json")}
     again = subprocess.run(command(root, killed, 0), capture_output=True, text=True)
     assert again.returncode == 0 and len(stamps) == shards
