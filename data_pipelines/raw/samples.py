@@ -107,15 +107,18 @@ def _decode(picture: Picture, encoded: bytes) -> Image.Image:
     if not encoded.strip(b"\0"):
         raise BadSample("zero_bytes", f"{where}: no byte of it is other than zero")
     try:
-        header = open_header(encoded)
+        return open_image(open_header(encoded))
     except ImageError as error:
-        unknown = isinstance(error.__cause__, UnidentifiedImageError)
-        raise BadSample("not_an_image" if unknown else error.reason, f"{where}: {error}") from error
-    try:
-        return open_image(header)
-    except ImageError as error:
-        cut = "truncated" in str(error) or "EOF" in str(error)
-        raise BadSample("truncated_image" if cut else error.reason, f"{where}: {error}") from error
+        raise BadSample(_image_reason(error), f"{where}: {error}") from error
+
+
+def _image_reason(error: ImageError) -> str:
+    """A finer reason than that it is unreadable, where Pillow's words give one."""
+    if error.reason != "unreadable_image":
+        return error.reason
+    if isinstance(error.__cause__, UnidentifiedImageError):
+        return "not_an_image"
+    return "truncated_image" if re.search("truncated|EOF", str(error), re.IGNORECASE) else error.reason
 
 
 def _odd_name(entry: Entry, picture: Picture, encoded: bytes) -> Iterator[Fault]:
