@@ -86,12 +86,11 @@ def find(files: Sequence[pathlib.Path], ids: Sequence[str]) -> dict[str, Any]:
 
 def near_images(hashes: np.ndarray, owners: np.ndarray, samples: int) -> np.ndarray:
     """The first sample of each sample's group: int [samples]. `hashes` is uint64 [m, 4], `owners` int [m]."""
-    keys = np.ascontiguousarray(hashes).view(np.uint8).reshape(len(hashes), 32)
 
     def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return distance(hashes[a], hashes[b]) <= NEAR_BITS
 
-    return _groups(keys, range(32), near, owners, samples)
+    return _groups(hashes, range(32), near, owners, samples)
 
 
 def near_texts(sketches: np.ndarray, owners: np.ndarray, samples: int) -> np.ndarray:
@@ -100,7 +99,7 @@ def near_texts(sketches: np.ndarray, owners: np.ndarray, samples: int) -> np.nda
     def near(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (sketches[a] == sketches[b]).sum(1) >= SAME_MINIMA
 
-    return _groups(sketches, range(MINIMA), near, owners, samples)
+    return _groups(sketches, range(0, 4 * MINIMA, 4), near, owners, samples)
 
 
 def _groups(
@@ -110,10 +109,19 @@ def _groups(
     owners: np.ndarray,
     samples: int,
 ) -> np.ndarray:
+    """
+    Args:
+        keys: rows of numbers.
+        starts: which byte of a row to begin at; rows are sorted by the 8 bytes from there on.
+        near: which of the rows a[i] and b[i] are near each other.
+        owners: the sample of each row.
+        samples: how many there are.
+    """
     first = np.arange(samples)
+    row_bytes = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), keys.shape[1] * keys.itemsize)
     for start in starts:
-        turned = np.roll(keys, -start, axis=1)
-        order = np.lexsort(turned.T[::-1])
+        leading = row_bytes[:, (start + np.arange(8)) % row_bytes.shape[1]]
+        order = np.argsort(np.ascontiguousarray(leading).view(">u8").ravel(), kind="stable")
         for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
             a, b = order[:-step], order[step:]
             met = near(a, b) & (owners[a] != owners[b])

@@ -6,6 +6,7 @@ An image column holds `{bytes, path}` structs, as `datasets` stores images, or p
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from data_pipelines.raw.entry import LayoutError, Part, Record, Spec
 from data_pipelines.raw.root import Root
 from nvlm_jax.inputs.errors import BadSample
 
+SPLITS = ("train", "validation", "val", "test", "dev")
 ROWS = 64  # turned into Python objects at a time
 _BROKEN = (pa.ArrowException, OSError, ValueError)
 
@@ -88,15 +90,14 @@ def _is_saved(root: Root) -> bool:
 
 
 def _split_files(root: Root, split: str) -> list[str]:
-    """Of the hub's usual names; a directory whose files name no split is one split."""
-    named = [f for f in root.files("**/*.parquet") if any(p.split("-")[0] == split for p in pathlib.Path(f).parts)]
-    stems = {split, "train", "validation", "val", "test", "dev"}
-    rest = [f for f in root.files("**/*.parquet") if not stems & {p.split("-")[0] for p in pathlib.Path(f).parts}]
-    exact = [f for f in root.files("**/*.parquet") if pathlib.Path(f).stem == split]
-    found = sorted({*named, *exact}) or rest
-    if not found:
+    """By the hub's usual names; where no file names any split, all of them."""
+    files = root.files("**/*.parquet")
+    split_of = {file: {re.split(r"[-.]", part)[0] for part in pathlib.PurePosixPath(file).parts} for file in files}
+    named = [file for file in files if split in split_of[file]]
+    unnamed = [file for file in files if not {split, *SPLITS} & split_of[file]]
+    if not named and not unnamed:
         raise LayoutError(f"{root.path}: no Parquet file of split {split!r}")
-    return found
+    return named or unnamed
 
 
 def _row_groups(root: Root, file: str) -> list[Part]:
