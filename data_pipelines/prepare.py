@@ -14,27 +14,25 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import pathlib
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from data_pipelines import duplicates, index, overlap, records, report
+from data_pipelines import cut, duplicates, index, overlap, records, report
 from data_pipelines.faults import Fault, fault_of
-from data_pipelines.raw.entry import Entry, LayoutError, Part, Picture, Spec
-from data_pipelines.raw.layouts import Annotated, annotated_entries, layout_of, streamed_entries, with_own_fields
+from data_pipelines.raw.entry import Entry, Part, Spec
+from data_pipelines.raw.layouts import with_own_fields
 from data_pipelines.raw.root import Root
 from data_pipelines.raw.samples import Limits, check
 from data_pipelines.report import Tally, plain
-from nvlm_jax.inputs.batch import Message
 from nvlm_jax.inputs.tokenizer import Tokenizer
 
 VERSION = 1  # of what this file makes of the same raw data; a new one makes datasets anew
 SHARD = 4096  # raw records of a shard, about
-CUT = "cut.json"
 Progress = Callable[[int, int], None]
 Tick = Callable[[], None]
 
@@ -98,21 +96,18 @@ def prepare(
         return known
     root = Root(raw)
     folder = path.parent / f".{path.name}.preparing"
-    cut = _cut(root, spec, folder, settings, shard_records)
+    stretches = cut.cut_dataset(root, spec, folder, settings, shard_records)
     compared = _benchmarks(folder, against)
-    job = Job(with_own_fields(root, spec), str(root.path), str(folder), len(cut), limits, tokenizer, compared)
-    _make_shards(job, cut, os.cpu_count() or 1 if processes is None else processes, progress)
+    job = Job(with_own_fields(root, spec), str(root.path), str(folder), len(stretches), limits, tokenizer, compared)
+    _make_shards(job, stretches, os.cpu_count() or 1 if processes is None else processes, progress)
     return _complete(job, path, settings, max_bad_share)
 
 
 def made_shards(path: pathlib.Path) -> tuple[int, int] | None:
     """Of a dataset that is being prepared: shards done and in all; None if it is not."""
     folder = path.parent / f".{path.name}.preparing"
-    try:
-        shards = len(json.loads((folder / CUT).read_text())["shards"])
-    except (OSError, ValueError, KeyError):
-        return None
-    return sum(_tally_file(folder, shard).exists() for shard in range(shards)), shards
+    shards = cut.shards_of(folder)
+    return None if shards is None else (sum(_tally_file(folder, i).exists() for i in range(shards)), shards)
 
 
 def _settings(
@@ -153,116 +148,31 @@ def _ready(path: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | Non
         return None
 
 
-def _cut(root: Root, spec: Spec, folder: pathlib.Path, settings: dict[str, Any], size: int) -> list[list[Part]]:
-    """Each shard's parts, from an interrupted run with the same settings and unchanged files, or made now."""
-    try:
-        known = json.loads((folder / CUT).read_text())
-        if known["settings"] == settings and known["files"] == _stamps(root, known["files"]):
-            return [[Part(**part) for part in parts] for parts in known["shards"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    layout = layout_of(spec)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    if isinstance(layout, Annotated):
-        shards, files = _spool(annotated_entries(root, spec), folder, size), []
-    else:
-        shards = list(_grouped(layout.parts(root, spec), size))
-        files = list(dict.fromkeys(part.file for parts in shards for part in parts))
-    if not shards:
-        raise LayoutError(f"{root.path}: holds no record in layout {spec.layout!r}")
-    held = [[dataclasses.asdict(part) for part in parts] for parts in shards]
-    cut = {"settings": settings, "files": _stamps(root, files), "shards": held}
-    _write(folder / CUT, json.dumps(cut))
-    return shards
-
-
-def _stamps(root: Root, files: Iterable[str]) -> dict[str, list[int]]:
-    """Size and time of change of each file; what is not there has none."""
-    found = {}
-    for file in files:
-        status = root.find(file).stat() if root.exists(file) else None
-        found[file] = [status.st_size, status.st_mtime_ns] if status else []
-    return found
-
-
-def _grouped(parts: Iterable[Part], size: int) -> Iterator[list[Part]]:
-    """Consecutive parts, in groups of at least `size` records."""
-    group: list[Part] = []
-    for part in parts:
-        group.append(part)
-        if sum(part.records for part in group) >= size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _spool(found: Iterable[Entry | Fault], folder: pathlib.Path, size: int) -> list[list[Part]]:
-    """Write entries as JSON lines, `size` to a file, each of which one shard is made from."""
-    shards: list[list[Part]] = []
-    lines: list[str] = []
-
-    def put() -> None:
-        name = f"entries-{len(shards):05d}.jsonl"
-        (folder / name).write_text("\n".join(lines) + "\n")
-        shards.append([Part(name, records=len(lines))])
-        lines.clear()
-
-    for item in found:
-        if isinstance(item, Fault):
-            lines.append(json.dumps({"fault": list(item)}))
-        else:
-            images = [picture.name for picture in item.images]
-            lines.append(
-                json.dumps([item.id, [[m.role, m.content, m.group] for m in item.messages], images, item.source])
-            )
-        if len(lines) == size:
-            put()
-    if lines:
-        put()
-    return shards
-
-
-def _spooled(file: pathlib.Path) -> Iterator[Entry | Fault]:
-    with open(file) as lines:
-        for line in lines:
-            held = json.loads(line)
-            if isinstance(held, dict):
-                yield Fault(*held["fault"])
-                continue
-            name, messages, images, source = held
-            yield Entry(name, tuple(Message(*m) for m in messages), tuple(map(Picture, images)), source)
-
-
-def _make_shards(job: Job, cut: list[list[Part]], processes: int, progress: Progress) -> None:
-    sizes = [sum(part.records for part in parts) for parts in cut]
-    todo = [shard for shard in range(len(cut)) if not _tally_file(pathlib.Path(job.folder), shard).exists()]
+def _make_shards(job: Job, stretches: list[list[Part]], processes: int, progress: Progress) -> None:
+    sizes = [sum(part.records for part in parts) for parts in stretches]
+    todo = [shard for shard in range(len(stretches)) if not _tally_file(pathlib.Path(job.folder), shard).exists()]
     before, total = sum(sizes) - sum(sizes[shard] for shard in todo), sum(sizes)
     progress(before, total)
+
+    def report_done(done: int) -> None:
+        progress(min(before + done, total), total)  # a total may be an estimate
+
     if not processes or len(todo) < 2:
-        counter = _Counter()
+        counter = itertools.count(1)
         for shard in todo:
-            make_shard(job, shard, cut[shard], lambda: progress(min(before + counter.add(), total), total))
+            make_shard(job, shard, stretches[shard], lambda: report_done(next(counter)))
     else:
-        _in_pool(job, cut, todo, min(processes, len(todo)), lambda done: progress(min(before + done, total), total))
+        _in_pool(job, stretches, todo, min(processes, len(todo)), report_done)
     progress(total, total)
 
 
-class _Counter:
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self) -> int:
-        self.count += 1
-        return self.count
-
-
-def _in_pool(job: Job, cut: list[list[Part]], todo: list[int], processes: int, progress: Callable[[int], None]) -> None:
+def _in_pool(
+    job: Job, stretches: list[list[Part]], todo: list[int], processes: int, progress: Callable[[int], None]
+) -> None:
     context = multiprocessing.get_context("spawn")  # a forked child would inherit the locks of this process's threads
     done = context.Value("q", 0)
     with concurrent.futures.ProcessPoolExecutor(processes, context, _start_worker, (done,)) as pool:
-        waiting = {pool.submit(_work, job, shard, cut[shard]) for shard in todo}
+        waiting = {pool.submit(_work, job, shard, stretches[shard]) for shard in todo}
         try:
             while waiting:
                 ended, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
@@ -309,15 +219,12 @@ def make_shard(job: Job, shard: int, parts: list[Part], tick: Tick = lambda: Non
     index.write(_index_file(folder, shard), writer.rows)
     (folder / f"{name}.partial").replace(folder / name)
     held = tally.to_json() | {"groups": sorted(writer.groups), "digest": writer.digest.hexdigest()}
-    _write(_tally_file(folder, shard), json.dumps(held))
+    cut.write_whole(_tally_file(folder, shard), json.dumps(held))
 
 
 def _found(job: Job, root: Root, parts: list[Part]) -> Iterator[Entry | Fault]:
-    annotated = isinstance(layout_of(job.spec), Annotated)
     for part in parts:
-        yield from (
-            _spooled(pathlib.Path(job.folder) / part.file) if annotated else streamed_entries(root, part, job.spec)
-        )
+        yield from cut.read_part(root, pathlib.Path(job.folder), part, job.spec)
 
 
 def _take(
@@ -336,8 +243,12 @@ def _take(
         hashes = overlap.hashes_of(checked.pixels)
         if job.against:
             _load_benchmarks(job.against).check(found.id, found.messages, hashes)
-        size = writer.add(checked.sample, plain(found.source))
     except Exception as error:  # whatever a sample does, the others are prepared, and it is counted
+        tally.rejected.append(fault_of(found.id, error))
+        return
+    try:
+        size = writer.add(checked.sample, plain(found.source))
+    except records.BadRecord as error:  # any other error is the disk's, and stops it
         tally.rejected.append(fault_of(found.id, error))
         return
     tally.add(checked.sample, [image.size for image in checked.pixels], size)
@@ -391,10 +302,3 @@ def _index_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
 
 def _sketch_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
     return folder / f"sketches-{shard:05d}.npz"
-
-
-def _write(file: pathlib.Path, text: str) -> None:
-    """Write whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text)
-    partial.replace(file)

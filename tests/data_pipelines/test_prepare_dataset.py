@@ -12,6 +12,7 @@ import pytest
 
 from data_pipelines import index, prepare
 from data_pipelines.prepare import PrepareError
+from data_pipelines.raw import lines
 from data_pipelines.raw.entry import LayoutError, Spec
 from data_pipelines.records import RecordSource
 from tests.data_pipelines.raw_files import made, picture, put
@@ -77,6 +78,16 @@ def test_a_directory_in_another_layout_is_named(tmp_path):
         made(tmp_path, Spec("set", "tar_column"), raw(tmp_path, 1))
     with pytest.raises(LayoutError, match=r"no file matches '\*\*/\*\.tar'"):
         made(tmp_path, Spec("set", "tar_columns"), raw(tmp_path, 1))
+
+
+def test_a_shard_may_come_out_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "GRAIN", 3)
+    names = [*(["images/none.png"] * 3), "images/0.png", *(["images/none.png"] * 3)]
+    rows = [{"id": f"r{i}", "image": name, "question": "?", "answer": "1"} for i, name in enumerate(names)]
+    root = put(raw(tmp_path, 1), {"rows.jsonl": rows})
+    samples, report = made(tmp_path, SPEC, root, shard_records=3)
+    assert [sample.id for sample in samples] == ["r3"] and report["samples"] == 1
+    assert RecordSource(tmp_path / "out" / "set").manifest.shards == (0, 1, 0)
 
 
 def command(root: pathlib.Path, out: pathlib.Path, processes: int) -> list[str]:
