@@ -53,11 +53,16 @@ def infographicvqa(root: Root, spec: Spec) -> Iterator[Found]:
 def ocrvqa(root: Root, spec: Spec) -> Iterator[Found]:
     """`dataset.json` {book id: {imageURL, questions: [...], answers: [...], split: 1, ...}} and `images/BOOK.jpg` with
     the ending of its URL."""
-    books = root.json("dataset.json")
     notes = (
-        (f"{book}-{i}", f"images/{book}.{note['imageURL'].rpartition('.')[2]}", question, answer)
-        for book, note in books.items()
-        if OCRVQA_SPLITS.get(note["split"]) == spec.split
-        for i, (question, answer) in enumerate(zip(note["questions"], note["answers"], strict=False))
+        (book, note, i)
+        for book, note in root.json("dataset.json").items()
+        if OCRVQA_SPLITS.get(note.get("split"), spec.split) == spec.split
+        for i in range(len(note.get("questions") or [""]))
     )
-    return by_image(notes, lambda note: Asked(*note), spec, "dataset.json")
+
+    def asked_of(item: tuple[str, dict[str, Any], int]) -> Asked:
+        book, note, i = item
+        image = f"images/{book}.{note['imageURL'].rpartition('.')[2]}"
+        return Asked(f"{book}-{i}", image, note["questions"][i], note["answers"][i])
+
+    return by_image(notes, asked_of, spec, "dataset.json")

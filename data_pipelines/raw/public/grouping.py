@@ -44,7 +44,7 @@ def by_image(notes: Iterable[Any], asked_of: Callable[[Any], Asked], spec: Spec,
             asked = asked_of(note)
             name = asked.id
             question, answer = _turn(asked, spec)
-        except (BadSample, KeyError, TypeError, AttributeError, ValueError) as error:
+        except (BadSample, LookupError, TypeError, AttributeError, ValueError) as error:
             yield fault_of(name, error if isinstance(error, BadSample) else _no_annotation(note, error))
             continue
         groups.setdefault(asked.image or f"#{number}", []).append((asked.id, question, answer))

@@ -20,7 +20,7 @@ def coco_captions(root: Root, spec: Spec) -> Iterator[Found]:
     part = spec.split + spec.fields.get("year", COCO_YEAR)
     file = f"annotations/captions_{part}.json"
     held = root.json(file)
-    names = {image["id"]: image["file_name"] for image in held["images"]}
+    names = {image.get("id"): image.get("file_name") for image in held["images"]}
     question = ask(spec.prompt, 1)
     for number, note in enumerate(held["annotations"]):
         try:
@@ -38,7 +38,7 @@ def vqav2(root: Root, spec: Spec) -> Iterator[Found]:
     part = spec.split + COCO_YEAR
     file = f"v2_OpenEnded_mscoco_{part}_questions.json"
     notes = root.json(f"v2_mscoco_{part}_annotations.json")["annotations"]
-    answers = {note["question_id"]: note["multiple_choice_answer"] for note in notes}
+    answers = {note.get("question_id"): note.get("multiple_choice_answer", "") for note in notes}
 
     def asked_of(note: dict[str, Any]) -> Asked:
         image = f"{part}/COCO_{part}_{note['image_id']:012d}.jpg"
@@ -61,13 +61,15 @@ def gqa(root: Root, spec: Spec) -> Iterator[Found]:
 def visual_genome(root: Root, spec: Spec) -> Iterator[Found]:
     """`question_answers.json` [{id, qas: [{qa_id, image_id, question, answer}]}], `image_data.json` [{image_id, url}]
     and `VG_100K/2.jpg` or `VG_100K_2/1.jpg`, whichever the url names."""
-    places = {image["image_id"]: "/".join(image["url"].split("/")[-2:]) for image in root.json("image_data.json")}
+    urls = {image.get("image_id"): image.get("url", "") for image in root.json("image_data.json")}
     file = "question_answers.json"
+    notes = (note for image in root.json(file) for note in image.get("qas", [image]))
 
     def asked_of(note: dict[str, Any]) -> Asked:
-        return Asked(str(note["qa_id"]), places[note["image_id"]], note["question"], note["answer"])
+        image = "/".join(urls[note["image_id"]].split("/")[-2:])
+        return Asked(str(note["qa_id"]), image, note["question"], note["answer"])
 
-    return by_image((note for image in root.json(file) for note in image["qas"]), asked_of, spec, file)
+    return by_image(notes, asked_of, spec, file)
 
 
 def tallyqa(root: Root, spec: Spec) -> Iterator[Found]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from data_pipelines.raw.entry import LETTERS, Spec
+from data_pipelines.raw.entry import LETTERS, LayoutError, Spec
 from data_pipelines.raw.public.grouping import Asked, Found, by_image
 from data_pipelines.raw.root import Root, load_json
+from nvlm_jax.inputs.errors import BadSample
 
 
 def ai2d(root: Root, spec: Spec) -> Iterator[Found]:
@@ -17,16 +18,16 @@ def ai2d(root: Root, spec: Spec) -> Iterator[Found]:
     held_out = _test_ids(root)
     chosen = [file for file in files if (_number(file) in held_out) == (spec.split == "test")]
     folder = files[0].rpartition("questions/")[0]
-    notes = (
-        (f"{folder}images/{note['imageName']}", question, held)
-        for note in (load_json(root.find(file)) for file in chosen)
-        for question, held in note["questions"].items()
-    )
+    notes = (note for file in chosen for note in _questions(root, file))
 
-    def asked_of(item: tuple[str, str, dict[str, Any]]) -> Asked:
-        image, question, held = item
+    def asked_of(item: tuple[dict[str, Any], str]) -> Asked:
+        note, question = item
+        if "unreadable" in note:
+            raise BadSample("bad_json", note["unreadable"])
+        held = note["questions"][question]
         choices = held["answerTexts"]
-        return Asked(held["questionId"], image, question, _letter(held["correctAnswer"], choices), tuple(choices))
+        answer = _letter(held["correctAnswer"], choices)
+        return Asked(held["questionId"], f"{folder}images/{note['imageName']}", question, answer, tuple(choices))
 
     return by_image(notes, asked_of, spec, f"{folder}questions")
 
@@ -36,7 +37,8 @@ def scienceqa(root: Root, spec: Spec) -> Iterator[Found]:
     `data/scienceqa/`) and `train/ID/image.png` (also below `images/`). Questions without an image are kept, as text."""
     file = root.files("**/problems.json")[0]
     folder = "images/" if root.files(f"images/{spec.split}/*/*", optional=True) else ""
-    problems = ((name, note) for name, note in root.json(file).items() if note["split"] == spec.split)
+    held = root.json(file).items()
+    problems = ((name, note) for name, note in held if note.get("split", spec.split) == spec.split)
 
     def asked_of(item: tuple[str, dict[str, Any]]) -> Asked:
         name, note = item
@@ -46,6 +48,16 @@ def scienceqa(root: Root, spec: Spec) -> Iterator[Found]:
         return Asked(name, image, note["question"], answer, tuple(choices), note.get("hint") or "")
 
     return by_image(problems, asked_of, spec, file)
+
+
+def _questions(root: Root, file: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """A diagram's annotation with each of its questions; of a file that is no JSON, what is wrong with it."""
+    try:
+        note = load_json(root.find(file))
+        for question in note["questions"]:
+            yield note, question
+    except (LayoutError, LookupError, TypeError) as error:
+        yield {"unreadable": f"{file}: {error}"}, ""
 
 
 def _test_ids(root: Root) -> set[str]:

@@ -258,3 +258,24 @@ def test_synthdog_and_llava_instruct(tmp_path):
     files = {"llava_instruct_150k.json": [record], "train2017/000000033471.jpg": JPG}
     samples, _ = convert(tmp_path, "llava-158k", files)
     assert samples[0].id == "000000033471" and samples[0].images == (JPG,)
+
+
+def test_a_broken_annotation_costs_itself_alone(tmp_path):
+    book = {"imageURL": "http://x/y.jpg", "questions": ["What?", "Who?"], "answers": ["a"], "split": 1}
+    files = {"dataset.json": {"1": book, "2": {"split": 1}, "3": {}}, "images/1.jpg": JPG}
+    samples, report = convert(tmp_path / "ocr", "ocrvqa", files)
+    assert texts(samples[0]) == ["<image>\nWhat?" + SHORT, "a"] and len(samples) == 1
+    assert report["rejected"]["missing_field"]["count"] == 3
+
+    question = {"abcLabel": False, "answerTexts": ["x", "y"], "correctAnswer": 0, "questionId": "0.png-0"}
+    whole = {"imageName": "0.png", "questions": {"Which?": question, "Where?": {"questionId": "0.png-1"}}}
+    files = {"questions/0.png.json": whole, "questions/1.png.json": "{", "images/0.png": picture()}
+    samples, report = convert(tmp_path / "ai2d", "ai2d", files)
+    assert len(samples) == 1 and texts(samples[0])[1] == "A"
+    assert {reason: held["count"] for reason, held in report["rejected"].items()} == {"bad_json": 1, "missing_field": 1}
+
+    qa = {"question": "Where?", "image_id": 1, "qa_id": 7, "answer": "Street."}
+    files = {"question_answers.json": [{"id": 1, "qas": [qa, {"qa_id": 8}]}, {"id": 2}], "VG_100K/1.jpg": JPG}
+    files["image_data.json"] = [{"image_id": 1, "url": "https://x/VG_100K/1.jpg"}, {}]
+    samples, report = convert(tmp_path / "vg", "visual-genome", files)
+    assert len(samples) == 1 and report["rejected"]["missing_field"]["count"] == 2
