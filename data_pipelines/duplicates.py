@@ -109,7 +109,8 @@ def _groups(
     owners: np.ndarray,
     samples: int,
 ) -> np.ndarray:
-    """
+    """The first sample of each sample's group: int [samples].
+
     Args:
         keys: rows of numbers.
         starts: which byte of a row to begin at; rows are sorted by the 8 bytes from there on.

@@ -105,7 +105,7 @@ def get(record: Record, names: str) -> Any:
     """
     for name in names.split("|"):
         value: Any = record
-        for key in name.split("."):
+        for key in [name] if name in record else name.split("."):  # a tar's member may end in `gt.txt`
             value = _parsed(value, name) if isinstance(value, str) else value
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None:

@@ -25,6 +25,7 @@ GUESS = 4096  # records of a shard that nothing tells the size of
 SAMPLE_TYPES = {
     "CaptioningSample": {"image": "image", "answer": "caption"},
     "VQASample": {"image": "image", "question": "context", "answer": "answers"},
+    "VQAOCRSample": {"image": "image", "question": "context", "answer": "answers"},
     "OCRSample": {"image": "image", "answer": "text"},
     "MultiChoiceVQASample": {
         "image": "image",
@@ -44,24 +45,31 @@ def parts(root: Root, spec: Spec) -> list[Part]:
 
 def records(root: Root, part: Part, spec: Spec) -> Iterator[tuple[str, Record | BadSample]]:
     """The shard's records. One with a faulty member is a BadSample, and so is the end of a damaged shard."""
-    number, record = 0, None
+    excluded, number = _excluded(root), 0
     try:
-        with tarfile.open(root.find(part.file), "r:") as tar:
-            for member in tar:
-                if not member.isreg():
-                    continue
-                key, ending = _key(member.name)
-                if record is not None and record["__key__"] != key:
-                    yield f"{part.file}#{number}", _checked(record)
-                    number, record = number + 1, None
-                record = {"__key__": key} if record is None else record
-                record[ending] = _member(tar, member)
-    except (tarfile.TarError, OSError, EOFError, BadSample) as error:
-        fault = error if isinstance(error, BadSample) else BadSample("corrupt_block", f"{part.file}: {error}")
-        yield f"{part.file}#{number}", fault
-        return
-    if record is not None:
-        yield f"{part.file}#{number}", _checked(record)
+        for record in _grouped(root, part.file):
+            if f"{part.file}/{record['__key__']}" not in excluded:
+                yield f"{part.file}#{number}", _checked(record)
+            number += 1
+    except (tarfile.TarError, OSError, EOFError) as error:
+        yield f"{part.file}#{number}", BadSample("corrupt_block", f"{part.file}: {error}")
+
+
+def _grouped(root: Root, file: str) -> Iterator[Record]:
+    """Members with one key that follow each other."""
+    record: Record = {}
+    with tarfile.open(root.find(file), "r:") as tar:
+        for member in tar:
+            if not member.isreg():
+                continue
+            key, ending = _key(member.name)
+            if record and record["__key__"] != key:
+                yield record
+                record = {}
+            record["__key__"] = key
+            record[ending] = _member(tar, member)
+    if record:
+        yield record
 
 
 def energon_fields(root: Root) -> dict[str, str]:
@@ -87,10 +95,16 @@ def energon_fields(root: Root) -> dict[str, str]:
 
 def _split(root: Root, split: str) -> list[str]:
     meta = _yaml(root, f"{META}/split.yaml")
-    named, excluded = meta.get("split_parts") or {}, set(meta.get("exclude") or [])
+    named, excluded = meta.get("split_parts") or {}, _excluded(root)
     if split not in named:
         raise LayoutError(f"{root.path}: no split {split!r}; {META}/split.yaml has {sorted(named)}")
     return [shard for shard in named[split] if shard not in excluded]
+
+
+def _excluded(root: Root) -> set[str]:
+    """Shards, and samples as `SHARD/KEY`, that `split.yaml` leaves out."""
+    file = f"{META}/split.yaml"
+    return set(_yaml(root, file).get("exclude") or []) if root.exists(file) else set()
 
 
 def _info(root: Root) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def command(root: pathlib.Path, out: pathlib.Path, processes: int) -> list[str]:
     return [sys.executable, "-m", "launch.prepare", *(f"--{name}={value}" for name, value in flags.items())]
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_it_has_the_same_bytes(tmp_path):
     root = raw(tmp_path, 2100)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

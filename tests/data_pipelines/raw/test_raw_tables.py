@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipelines.raw.entry import LayoutError, Spec
-from tests.data_pipelines.raw_files import made, picture, rejected, texts
+from tests.data_pipelines.raw_files import made, picture, put, rejected, texts
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -31,6 +31,15 @@ def test_parquet_files_of_a_split_in_row_groups(tmp_path):
     assert [sample.id for sample in samples] == ["r7", "r8"]
     with pytest.raises(LayoutError, match="no Parquet file of split 'validation'"):
         made(tmp_path, Spec("none", "table_columns", split="validation"), tmp_path / "raw")
+
+
+def test_parquet_with_paths_of_images(tmp_path):
+    root = put(tmp_path / "raw", {"images/0.png": picture()})
+    rows = {"image": ["images/0.png", "../0.png"], "question": ["What?"] * 2, "answer": ["a", "b"]}
+    pq.write_table(pa.table(rows), root / "all.parquet")
+    samples, report = made(tmp_path, Spec("set", "table_columns"), root)
+    assert [sample.images for sample in samples] == [(picture(),)]
+    assert rejected(report) == {"outside_root": ["all.parquet#1"]}
 
 
 def test_a_damaged_parquet_file_costs_its_row_group(tmp_path):

@@ -50,6 +50,16 @@ def test_energon_follows_its_field_map_and_split(tmp_path):
     assert rejected(report) == {"bad_json": ["shards/shard_000.tar#1"]}
 
 
+def test_energon_leaves_out_what_it_excludes(tmp_path):
+    members = [(f"{k}.{end}", data) for k in "abc" for end, data in (("jpg", picture(kind="JPEG")), ("gt.txt", b"t"))]
+    root = energon(tmp_path / "raw", "CaptioningSample", {"image": "jpg", "caption": "gt.txt"}, members)
+    split = {"split_parts": {"train": ["shards/shard_000.tar", "shards/shard_001.tar"]}}
+    split["exclude"] = ["shards/shard_001.tar", "shards/shard_000.tar/b"]
+    put(root, {".nv-meta/split.yaml": json.dumps(split)})
+    samples, _ = made(tmp_path, Spec("set", "tar_columns", "What?"), root)
+    assert [(sample.id, texts(sample)[1]) for sample in samples] == [("a", "t"), ("c", "t")]
+
+
 def test_energon_code_does_not_run(tmp_path):
     root = energon(tmp_path / "raw", "VQASample", {}, [])
     put(
