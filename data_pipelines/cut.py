@@ -1,7 +1,7 @@
 """Which stretch of a raw dataset each shard is made from: decided, and written down, before the first shard is made.
 
-A stretch is a list of parts of the raw files. Annotations that lie apart from their images are first joined into
-entries, which are copied beside the cut, so that a run that is killed and goes on reads the same ones.
+A stretch is a list of parts of the raw files. Annotations that can only be read whole (those that lie apart from their
+images, and JSON lists) are read once and copied beside the cut as entries, a file for each shard.
 """
 
 from __future__ import annotations
@@ -41,14 +41,9 @@ def cut_dataset(root: Root, spec: Spec, folder: pathlib.Path, settings: dict[str
             return [[Part(**part) for part in parts] for parts in known["shards"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    layout = layout_of(spec)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if isinstance(layout, Annotated):
-        shards, files = _spool(annotated_entries(root, spec), folder, size), []
-    else:
-        shards = list(_grouped(layout.parts(root, spec), size))
-        files = list(dict.fromkeys(part.file for parts in shards for part in parts))
+    shards, files = _stretches(root, spec, folder, size)
     if not shards:
         raise LayoutError(f"{root.path}: holds no record in layout {spec.layout!r}")
     held = [[dataclasses.asdict(part) for part in parts] for parts in shards]
@@ -66,9 +61,7 @@ def shards_of(folder: pathlib.Path) -> int | None:
 
 def read_part(root: Root, folder: pathlib.Path, part: Part, spec: Spec) -> Iterator[Entry | Fault]:
     """The entries of a part, in order."""
-    if isinstance(layout_of(spec), Annotated):
-        return _spooled(folder / part.file)
-    return streamed_entries(root, part, spec)
+    return _spooled(folder / part.file) if part.spooled else streamed_entries(root, part, spec)
 
 
 def write_whole(file: pathlib.Path, text: str) -> None:
@@ -76,6 +69,18 @@ def write_whole(file: pathlib.Path, text: str) -> None:
     partial = file.with_name(file.name + ".partial")
     partial.write_text(text)
     partial.replace(file)
+
+
+def _stretches(root: Root, spec: Spec, folder: pathlib.Path, size: int) -> tuple[list[list[Part]], list[str]]:
+    """Each shard's parts, and the raw files that they are read from."""
+    layout = layout_of(spec)
+    if isinstance(layout, Annotated):
+        return _spool(annotated_entries(root, spec), folder, size), []
+    parts = layout.parts(root, spec)
+    files = list(dict.fromkeys(part.file for part in parts))
+    if any(file.endswith(".json") for file in files):  # a list is read whole: once here, not in each worker
+        return _spool((found for part in parts for found in streamed_entries(root, part, spec)), folder, size), []
+    return list(_grouped(parts, size)), files
 
 
 def _stamps(root: Root, files: Iterable[str]) -> dict[str, list[int]]:
@@ -109,7 +114,7 @@ def _spool(found: Iterable[Entry | Fault], folder: pathlib.Path, size: int) -> l
     def put() -> None:
         name = f"entries-{len(shards):05d}.jsonl"
         (folder / name).write_text("\n".join(lines) + "\n")
-        shards.append([Part(name, records=len(lines))])
+        shards.append([Part(name, records=len(lines), spooled=True)])
         lines.clear()
 
     for item in found:

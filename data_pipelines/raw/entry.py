@@ -53,6 +53,7 @@ class Part:
     stop: int = 0
     first: int = 0  # number of its first record within the file
     records: int = 1  # how many; an estimate where only reading would tell
+    spooled: bool = False  # a file of entries that was copied beside the shards (data_pipelines/cut.py)
 
 
 @dataclasses.dataclass(frozen=True)
