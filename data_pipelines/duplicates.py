@@ -122,7 +122,8 @@ def _groups(
     row_bytes = np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), keys.shape[1] * keys.itemsize)
     for start in starts:
         leading = row_bytes[:, (start + np.arange(8)) % row_bytes.shape[1]]
-        order = np.argsort(np.ascontiguousarray(leading).view(">u8").ravel(), kind="stable")
+        numbers = np.ascontiguousarray(leading).view(">u8").ravel().astype(np.uint64)  # native ones sort fast
+        order = np.argsort(numbers, kind="stable")
         for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
             a, b = order[:-step], order[step:]
             met = near(a, b) & (owners[a] != owners[b])

@@ -71,7 +71,8 @@ def image_hash(image: Image.Image) -> np.ndarray | None:
 
 def distance(one: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Bits in which hashes differ: int [...] for uint64 [..., 4]."""
-    return np.bitwise_count(one ^ others).sum(-1, dtype=np.int64)
+    counts = np.bitwise_count(one ^ others).astype(np.int64)
+    return counts[..., 0] + counts[..., 1] + counts[..., 2] + counts[..., 3]  # faster than a sum over so short an axis
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
