@@ -13,7 +13,7 @@ import logging
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,9 +24,10 @@ from nvlm_jax import inputs as inputs_package
 from nvlm_jax.config import InputConfig, ModelConfig, to_mapping
 from nvlm_jax.inputs.batch import Sample
 from nvlm_jax.inputs.errors import ImageError
-from nvlm_jax.inputs.tiling import image_size
+from nvlm_jax.inputs.tiling import choose_grid, image_size, tile_count
 
 INDEX = "index.parquet"
+MAX_TILES, TILE_SIZE = 6, 448  # the paper's, for the column `tiles`
 TOO_LONG = np.iinfo(np.int32).max  # exceeds every budget
 _LOG = logging.getLogger(__name__)
 SCHEMA = pa.schema(
@@ -40,6 +41,14 @@ SCHEMA = pa.schema(
         ("answer_chars", pa.int32()),
         ("widths", pa.list_(pa.int32())),  # of each image, upright; 0 where it is not readable
         ("heights", pa.list_(pa.int32())),
+        ("tiles", pa.list_(pa.int32())),  # of each image at the paper's setting, with the thumbnail; 0 if not readable
+        (
+            "prompt_tokens",
+            pa.int32(),
+        ),  # of the texts alone, without template and tags; null where no tokenizer was given
+        ("answer_tokens", pa.int32()),
+        ("dataset", pa.string()),
+        ("source", pa.string()),  # where the raw dataset has it: file#record
     ]
 )
 
@@ -60,26 +69,58 @@ class Builder(Protocol):
     ) -> tuple[int, int]: ...
 
 
-def describe(sample: Sample, shard: int, offset: int, size: int) -> dict[str, Any]:
-    """The sample's line of the index."""
+def describe(
+    sample: Sample,
+    shard: int,
+    offset: int,
+    size: int,
+    dataset: str = "",
+    source: str = "",
+    count_tokens: Callable[[str], int] | None = None,
+) -> dict[str, Any]:
+    """The sample's line of the index.
+
+    Args:
+        sample: the sample.
+        shard: number of its shard.
+        offset: number of its record within the shard.
+        size: bytes of the record.
+        dataset: name.
+        source: where the raw dataset has it.
+        count_tokens: of a text, by the decoder's tokenizer.
+    """
     sizes = [_image_size(data) for data in sample.images]
-    chars = [(m.role == "assistant", len(m.content)) for m in sample.messages]
-    return {
+    texts = [(m.role == "assistant", m.content) for m in sample.messages]
+    line = {
         "id": sample.id,
         "shard": shard,
         "offset": offset,
         "bytes": size,
         "messages": len(sample.messages),
-        "prompt_chars": sum(n for answer, n in chars if not answer),
-        "answer_chars": sum(n for answer, n in chars if answer),
+        "prompt_chars": sum(len(text) for answer, text in texts if not answer),
+        "answer_chars": sum(len(text) for answer, text in texts if answer),
         "widths": [width for width, _ in sizes],
         "heights": [height for _, height in sizes],
+        "tiles": [_tiles(*size) for size in sizes],
+        "dataset": dataset,
+        "source": source,
     }
+    if count_tokens is not None:
+        line["prompt_tokens"] = sum(count_tokens(text) for answer, text in texts if not answer)
+        line["answer_tokens"] = sum(count_tokens(text) for answer, text in texts if answer)
+    return line
 
 
 def write(file: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the index."""
     pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file)
+
+
+def join(file: pathlib.Path, parts: Iterable[pathlib.Path]) -> None:
+    """Write the index that `parts`, files of this format, make together, one of them in memory at a time."""
+    with pq.ParquetWriter(file, SCHEMA) as writer:
+        for part in parts:
+            writer.write_table(pq.read_table(part, schema=SCHEMA))
 
 
 def read(path: pathlib.Path, columns: Iterable[str] | None = None) -> pa.Table:
@@ -155,6 +196,10 @@ def _save(file: pathlib.Path, measured: np.ndarray) -> None:
         partial.replace(file)
     except OSError as error:
         _LOG.warning("lengths of %s are not kept: %s", file.parent, error)
+
+
+def _tiles(width: int, height: int) -> int:
+    return tile_count(choose_grid(width, height, MAX_TILES, TILE_SIZE)) if width and height else 0
 
 
 def _image_size(data: bytes) -> tuple[int, int]:

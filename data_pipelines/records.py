@@ -19,7 +19,7 @@ import json
 import pathlib
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgpack
@@ -147,32 +147,91 @@ def write_dataset(
     rows, groups, digest = [], set(), hashlib.sha256()
     stream = iter(samples)
     for shard, count in enumerate(counts):
-        writer = ArrayRecordWriter(str(partial / shard_name(path.name, shard, shards)), WRITER_OPTIONS)
-        for offset in range(count):
+        writer = ShardWriter(partial / shard_name(path.name, shard, shards), path.name, shard, digest)
+        for _ in range(count):
             sample = next(stream, None)
             if sample is None:
-                raise ValueError(f"{path}: {len(rows)} samples came, {size} were expected")
-            data = encode_sample(sample)
-            writer.write(data)
-            digest.update(len(data).to_bytes(8, "little") + data)
-            groups.update(m.group for m in sample.messages if m.group)
-            rows.append(index.describe(sample, shard, offset, len(data)))
+                raise ValueError(f"{path}: {len(rows) + len(writer.rows)} samples came, {size} were expected")
+            writer.add(sample)
         writer.close()
+        rows += writer.rows
+        groups |= writer.groups
     if next(stream, None) is not None:
         raise ValueError(f"{path}: more samples came than the {size} expected")
     index.write(partial / index.INDEX, rows)
+    return finish(partial, path, counts, groups, digest.hexdigest(), settings or {})
+
+
+def finish(
+    partial: pathlib.Path,
+    path: pathlib.Path,
+    counts: Sequence[int],
+    groups: Iterable[str],
+    fingerprint: str,
+    settings: dict[str, Any],
+) -> Manifest:
+    """Write the manifest beside the shards and the index in `partial` and make it the dataset `path`.
+
+    Args:
+        partial: a directory beside `path`.
+        path: the dataset's directory.
+        counts: samples of each shard.
+        groups: every report group that an answer bears.
+        fingerprint: a hash of all records in order, hexadecimal.
+        settings: what made the dataset (JSON values).
+    """
     manifest = Manifest(
         format=FORMAT,
         name=path.name,
-        samples=size,
+        samples=sum(counts),
         shards=tuple(counts),
         groups=tuple(sorted(groups)),
-        fingerprint=digest.hexdigest()[:32],
-        settings=settings or {},
+        fingerprint=fingerprint[:32],
+        settings=settings,
     )
     (partial / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
     _replace(partial, path)
     return manifest
+
+
+class ShardWriter:
+    """One shard being written; `rows` are its lines of the index, `groups` the report groups of its answers."""
+
+    def __init__(
+        self,
+        file: pathlib.Path,
+        dataset: str,
+        shard: int,
+        digest: Any = None,
+        count_tokens: Callable[[str], int] | None = None,
+    ):
+        """
+        Args:
+            file: is written; an existing one is replaced.
+            dataset: its name.
+            shard: its number.
+            digest: of hashlib, takes up each record; default a new one.
+            count_tokens: of a text, for the index.
+        """
+        self.rows: list[dict[str, Any]] = []
+        self.groups: set[str] = set()
+        self.digest = hashlib.sha256() if digest is None else digest
+        self._dataset, self._shard, self._count_tokens = dataset, shard, count_tokens
+        self._writer = ArrayRecordWriter(str(file), WRITER_OPTIONS)
+
+    def add(self, sample: Sample, source: str = "") -> int:
+        """Append the sample; returns the record's bytes. Raises BadRecord, and appends nothing, if it is no record."""
+        data = encode_sample(sample)
+        self._writer.write(data)
+        self.digest.update(len(data).to_bytes(8, "little") + data)
+        self.groups.update(m.group for m in sample.messages if m.group)
+        place = (self._shard, len(self.rows), len(data), self._dataset, source)
+        self.rows.append(index.describe(sample, *place, self._count_tokens))
+        return len(data)
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._writer.close()
 
 
 def shard_name(name: str, shard: int, shards: int) -> str:

@@ -1,40 +1,152 @@
-"""Make datasets: ArrayRecord shards with an index.
+"""Make datasets: ArrayRecord shards with an index and a report.
 
     python -m launch.prepare --dataset=embedded --out=runs/data [--only=qa,text] [--seed=0] [--samples=1000]
+    python -m launch.prepare --dataset=docvqa --raw=raw/docvqa --out=runs/data
+    python -m launch.prepare --dataset=mine --layout=json_conversations --raw=raw/mine --out=runs/data \
+                             [--files=train.jsonl] [--fields=image:picture,answer:label] [--prompt="{question}"]
+    python -m launch.prepare --dataset=vqav2 --raw=raw/vqav2 --out=runs/data --against=runs/data/docvqa-test
+    python -m launch.prepare --meta=raw/meta.json --raw=raw --out=runs/data
+    python -m launch.prepare --list [--out=runs/data]
 
-Datasets that are complete and were made with the same settings are left as they are. Interrupted, it leaves nothing
-that looks like a dataset; run again, it goes on with the first that is missing.
+The first makes the generated datasets, the second any row of the paper's tables (`configs/blends`), the third a dataset
+of your own in one of the layouts of `data_pipelines/raw/layouts.py`, the fourth leaves out what a benchmark has, the
+fifth makes all datasets of an InternVL `meta.json`, the last prints every row and its state. Datasets that are complete
+and were made with the same settings are left as they are. Interrupted, it leaves nothing that looks like a dataset; run
+again, it goes on with the first shard that is missing, and all shards have the same bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import difflib
+import pathlib
+import sys
+from collections.abc import Iterator
+
 from absl import app, flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data_pipelines import embedded
+from configs.blends import pretrain, sft, text
+from configs.blends.catalog import ROWS
+from data_pipelines import embedded, report
+from data_pipelines.prepare import SHARD, PrepareError, made_shards, prepare
+from data_pipelines.raw.entry import LayoutError, Spec
+from data_pipelines.raw.internvl import meta_specs
+from data_pipelines.records import DatasetError, read_manifest
 
-DATASET = flags.DEFINE_enum("dataset", "embedded", ["embedded"], "which data to prepare")
-OUT = flags.DEFINE_string("out", None, "directory that the datasets are written to", required=True)
-ONLY = flags.DEFINE_list("only", list(embedded.DATASETS), "names of the datasets to make")
-SEED = flags.DEFINE_integer("seed", 0, "seed of the generated data", lower_bound=0)
-SAMPLES = flags.DEFINE_integer("samples", 0, "samples of each dataset; 0 = each one's own number", lower_bound=0)
-PROCESSES = flags.DEFINE_integer("processes", None, "that generate; default: one for each core", lower_bound=0)
+DATASET = flags.DEFINE_string("dataset", "embedded", "`embedded`, a row of the paper's tables, or a name with --layout")
+OUT = flags.DEFINE_string("out", None, "directory that the datasets are written to")
+ONLY = flags.DEFINE_list("only", list(embedded.DATASETS), "embedded: names of the datasets to make")
+SEED = flags.DEFINE_integer("seed", 0, "embedded: seed of the generated data", lower_bound=0)
+SAMPLES = flags.DEFINE_integer("samples", 0, "embedded: of each dataset; 0 = each one's own number", lower_bound=0)
+PROCESSES = flags.DEFINE_integer("processes", None, "that work; default: one for each core", lower_bound=0)
+RAW = flags.DEFINE_string("raw", None, "directory of the raw dataset")
+META = flags.DEFINE_string("meta", None, "an InternVL meta.json, whose paths are below --raw")
+LAYOUT = flags.DEFINE_string("layout", None, "how the raw dataset is laid out; default: as its row says")
+FILES = flags.DEFINE_string("files", None, "glob of the raw files to read; default: the layout's or the row's own")
+SPLIT = flags.DEFINE_string("split", None, "of the raw dataset; default: train")
+FIELDS = flags.DEFINE_list("fields", [], "what the layout reads and the raw field it is in: image:picture,answer:label")
+PROMPT = flags.DEFINE_string("prompt", None, "the user's text, with {question}, {choices}, {context} filled in")
+SHARD_RECORDS = flags.DEFINE_integer("shard_records", SHARD, "raw records of a shard", lower_bound=1)
+TOKENIZER = flags.DEFINE_string("tokenizer", "", "directory with tokenizer.json: adds token counts to the index")
+AGAINST = flags.DEFINE_list("against", [], "prepared benchmarks; what holds their prompts or images is left out")
+MAX_BAD_SHARE = flags.DEFINE_float("max_bad_share", 0.05, "above this share of bad samples no dataset is made", 0, 1)
+LIST = flags.DEFINE_bool("list", False, "print every row of the paper's tables and its state")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
+    if LIST.value:
+        return list_rows()
+    if not OUT.value:
+        raise app.UsageError("--out is missing: the directory that the datasets are written to")
+    try:
+        if DATASET.value == "embedded" and not META.value:
+            _prepare_embedded()
+        else:
+            for spec in _specs():
+                _prepare_raw(spec)
+    except (DatasetError, LayoutError, PrepareError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def _specs() -> list[Spec]:
+    if not RAW.value:
+        raise app.UsageError("--raw is missing: the directory of the raw dataset")
+    if META.value:
+        return meta_specs(RAW.value, META.value)
+    if DATASET.value in ROWS:
+        return [_with_flags(Spec.of(ROWS[DATASET.value]))]
+    if not LAYOUT.value:
+        near = ", ".join(difflib.get_close_matches(DATASET.value, ROWS)) or "none is near"
+        raise app.UsageError(
+            f"--dataset: {DATASET.value!r} is no row of the paper's tables ({near}); give its --layout"
+        )
+    return [_with_flags(Spec(DATASET.value, LAYOUT.value, task=DATASET.value))]
+
+
+def list_rows() -> None:
+    """Print every row of the tables: its group, layout, task, licence, weight, and what there is of it in --out."""
+    blends = (("Table 4, pretraining", pretrain), ("Table 6, SFT", sft), ("text-only SFT", text))
+    for title, module in blends:
+        states = {share.name: _state(share.name) for share in module.BLEND}
+        ready = sum(state.startswith("ready") for state in states.values())
+        print(f"{title}: {len(module.BLEND)} rows, {ready} ready")
+        for share in module.BLEND:
+            row = ROWS[share.name]
+            weight = "by size" if share.weight is None else f"{share.weight:g}"
+            columns = ((share.group, 12), (row.name, 22), (row.layout, 20), (row.licence, 16), (weight, 8))
+            print("  " + "".join(f"{value:{width}}" for value, width in columns) + states[share.name])
+
+
+def _state(name: str) -> str:
+    if not OUT.value:
+        return "-"
+    path = pathlib.Path(OUT.value) / name
+    try:
+        return f"ready, {read_manifest(path).samples:,} samples"
+    except DatasetError:
+        shards = made_shards(path)
+    return "absent" if shards is None else f"preparing, {shards[0]} of {shards[1]} shards"
+
+
+def _with_flags(spec: Spec) -> Spec:
+    """The spec, changed by the flags that were given."""
+    unpaired = [pair for pair in FIELDS.value if ":" not in pair]
+    if unpaired:
+        raise app.UsageError(f"--fields: {unpaired[0]!r} is no pair; image:picture,answer:label would be right")
+    fields = dict(spec.fields) | dict(pair.split(":", 1) for pair in FIELDS.value)
+    given = {"layout": LAYOUT.value, "files": FILES.value, "split": SPLIT.value, "prompt": PROMPT.value}
+    return dataclasses.replace(
+        spec, fields=fields, **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _prepare_raw(spec: Spec) -> None:
+    with _bars() as bars:
+        task = bars.add_task(spec.name, total=None)
+        made = prepare(
+            spec,
+            RAW.value,
+            OUT.value,
+            shard_records=SHARD_RECORDS.value,
+            processes=PROCESSES.value,
+            tokenizer=TOKENIZER.value,
+            against=AGAINST.value,
+            max_bad_share=MAX_BAD_SHARE.value,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    print(report.summary(made))
+    print(f"{pathlib.Path(OUT.value) / spec.name}: {report.REPORT} has examples, {report.FAULTS} every id")
+
+
+def _prepare_embedded() -> None:
     unknown = [name for name in ONLY.value if name not in embedded.DATASETS]
     if unknown:
         raise app.UsageError(f"--only: no dataset {', '.join(unknown)}; there are {', '.join(embedded.DATASETS)}")
-    with Progress(
-        TextColumn("{task.description:12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-    ) as bars:
+    with _bars() as bars:
         tasks = {name: bars.add_task(name, total=None, start=False) for name in ONLY.value}
 
         def progress(name: str, done: int, size: int) -> None:
@@ -44,6 +156,19 @@ def main(argv: list[str]) -> None:
         made = embedded.prepare(OUT.value, ONLY.value, SEED.value, SAMPLES.value, PROCESSES.value, progress)
     kept = [name for name in ONLY.value if name not in made]
     print(f"{OUT.value}: made {', '.join(made) or 'nothing'}" + (f"; ready before: {', '.join(kept)}" if kept else ""))
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Progress]:
+    with Progress(
+        TextColumn("{task.description:12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    ) as bars:
+        yield bars
 
 
 if __name__ == "__main__":

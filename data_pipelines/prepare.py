@@ -1,0 +1,304 @@
+"""A raw dataset -> ArrayRecord shards with index, manifest and report, over all cores, resumable.
+
+    prepare(spec, raw, out)  ->  out/NAME/  as in records.py, with report.json and faults.jsonl
+
+The raw dataset is first cut into stretches, one for each shard, and the cut is written down; a worker then makes a
+shard from its stretch alone. So shards do not depend on how many workers there are, or on where a run was killed: the
+next one makes the shards that are missing, and all files have the same bytes. Until complete, a dataset is a hidden
+directory; annotations are copied there first, so that they cannot change halfway.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from data_pipelines import cut, duplicates, index, overlap, records, report
+from data_pipelines.faults import Fault, fault_of
+from data_pipelines.raw.entry import Entry, Part, Spec
+from data_pipelines.raw.layouts import with_own_fields
+from data_pipelines.raw.root import Root
+from data_pipelines.raw.samples import Limits, check
+from data_pipelines.report import Tally, plain
+from nvlm_jax.inputs.tokenizer import Tokenizer
+
+VERSION = 1  # of what this file makes of the same raw data; a new one makes datasets anew
+SHARD = 4096  # raw records of a shard, about
+Progress = Callable[[int, int], None]
+Tick = Callable[[], None]
+
+
+class PrepareError(RuntimeError):
+    """Preparing stopped. What is done is kept, and the message says how to go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """All that a worker needs to make any shard."""
+
+    spec: Spec
+    raw: str
+    folder: str  # the hidden directory
+    shards: int
+    limits: Limits
+    tokenizer: str = ""  # counts tokens for the index; empty = not counted
+    against: str = ""  # file of overlap.Benchmarks; empty = nothing to compare with
+
+
+def prepare(
+    spec: Spec,
+    raw: str | pathlib.Path,
+    out: str | pathlib.Path,
+    *,
+    shard_records: int = SHARD,
+    processes: int | None = None,
+    limits: Limits | None = None,
+    tokenizer: str = "",
+    against: Sequence[str | pathlib.Path] = (),
+    max_bad_share: float = 1.0,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Make the dataset `out`/NAME, or leave it if it is there, made from the same settings.
+
+    Args:
+        spec: name and layout.
+        raw: the raw dataset's directory; nothing outside it is read.
+        out: the directory that holds datasets.
+        shard_records: raw records of a shard; files are cut where their format allows.
+        processes: that work; None = one for each core, 0 = this one.
+        limits: what is refused for its size.
+        tokenizer: a directory with tokenizer.json; adds token counts to the index.
+        against: benchmarks, as prepared datasets; samples that hold their prompts or images are rejected.
+        max_bad_share: of the samples; above it the dataset is not completed.
+        progress: called with raw records done and (estimated) in all.
+
+    Returns:
+        The report.
+
+    Raises:
+        DatasetError: one of `against` is no dataset.
+        LayoutError: there is no such layout, or `raw` is not in it.
+        PrepareError: too many samples are bad, or a worker died.
+    """
+    path = pathlib.Path(out) / spec.name
+    limits = limits or Limits()
+    settings = _settings(spec, raw, shard_records, limits, tokenizer, against)
+    if (known := _ready(path, settings)) is not None:
+        return known
+    root = Root(raw)
+    folder = path.parent / f".{path.name}.preparing"
+    stretches = cut.cut_dataset(root, spec, folder, settings, shard_records)
+    compared = _benchmarks(folder, against)
+    job = Job(with_own_fields(root, spec), str(root.path), str(folder), len(stretches), limits, tokenizer, compared)
+    _make_shards(job, stretches, os.cpu_count() or 1 if processes is None else processes, progress)
+    return _complete(job, path, settings, max_bad_share)
+
+
+def made_shards(path: pathlib.Path) -> tuple[int, int] | None:
+    """Of a dataset that is being prepared: shards done and in all; None if it is not."""
+    folder = path.parent / f".{path.name}.preparing"
+    shards = cut.shards_of(folder)
+    return None if shards is None else (sum(_tally_file(folder, i).exists() for i in range(shards)), shards)
+
+
+def _settings(
+    spec: Spec,
+    raw: str | pathlib.Path,
+    shard_records: int,
+    limits: Limits,
+    tokenizer: str,
+    against: Sequence[str | pathlib.Path],
+) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "spec": dataclasses.asdict(spec) | {"fields": dict(spec.fields)},
+        "raw": os.path.realpath(raw),
+        "shard_records": shard_records,
+        "limits": dataclasses.asdict(limits),
+        "tokenizer": tokenizer,
+        "against": {pathlib.Path(path).name: records.read_manifest(path).fingerprint for path in against},
+    }
+
+
+def _benchmarks(folder: pathlib.Path, against: Sequence[str | pathlib.Path]) -> str:
+    """The file of the benchmarks' hashes, made if it is not there; empty if there are none."""
+    file = folder / "benchmarks.npz"
+    if against and not file.exists():
+        overlap.gather(against).save(folder / "benchmarks.partial.npz")
+        (folder / "benchmarks.partial.npz").replace(file)
+    return str(file) if against else ""
+
+
+def _ready(path: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of the dataset that stands there, if it was made from `settings`."""
+    try:
+        if records.RecordSource(path).manifest.settings != settings:
+            return None
+        return json.loads((path / report.REPORT).read_text())
+    except (records.DatasetError, OSError, ValueError):
+        return None
+
+
+def _make_shards(job: Job, stretches: list[list[Part]], processes: int, progress: Progress) -> None:
+    sizes = [sum(part.records for part in parts) for parts in stretches]
+    todo = [shard for shard in range(len(stretches)) if not _tally_file(pathlib.Path(job.folder), shard).exists()]
+    before, total = sum(sizes) - sum(sizes[shard] for shard in todo), sum(sizes)
+    progress(before, total)
+
+    def report_done(done: int) -> None:
+        progress(min(before + done, total), total)  # a total may be an estimate
+
+    if not processes or len(todo) < 2:
+        counter = itertools.count(1)
+        for shard in todo:
+            make_shard(job, shard, stretches[shard], lambda: report_done(next(counter)))
+    else:
+        _in_pool(job, stretches, todo, min(processes, len(todo)), report_done)
+    progress(total, total)
+
+
+def _in_pool(
+    job: Job, stretches: list[list[Part]], todo: list[int], processes: int, progress: Callable[[int], None]
+) -> None:
+    context = multiprocessing.get_context("spawn")  # a forked child would inherit the locks of this process's threads
+    done = context.Value("q", 0)
+    with concurrent.futures.ProcessPoolExecutor(processes, context, _start_worker, (done,)) as pool:
+        waiting = {pool.submit(_work, job, shard, stretches[shard]) for shard in todo}
+        try:
+            while waiting:
+                ended, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
+                for future in ended:
+                    future.result()
+                progress(done.value)
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise PrepareError("a worker died (killed, or out of memory); run again to go on") from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_done: Any = None  # of a worker: records that all workers have read
+
+
+def _start_worker(done: Any) -> None:
+    global _done
+    _done = done
+
+
+def _work(job: Job, shard: int, parts: list[Part]) -> None:
+    make_shard(job, shard, parts, _tick)
+
+
+def _tick() -> None:
+    with _done.get_lock():
+        _done.value += 1
+
+
+def make_shard(job: Job, shard: int, parts: list[Part], tick: Tick = lambda: None) -> None:
+    """Make one shard, its part of the index, and last its tally, whose presence says that all is there."""
+    folder, root = pathlib.Path(job.folder), Root(job.raw)
+    name = records.shard_name(job.spec.name, shard, job.shards)
+    encode = Tokenizer(job.tokenizer).encode if job.tokenizer else None
+    count_tokens = (lambda text: len(encode(text))) if encode else None
+    writer = records.ShardWriter(folder / f"{name}.partial", job.spec.name, shard, None, count_tokens)
+    tally, sketches = Tally(), duplicates.Sketches()
+    for found in _found(job, root, parts):
+        tick()
+        _take(found, root, job, writer, tally, sketches)
+    writer.close()
+    sketches.save(_sketch_file(folder, shard))
+    index.write(_index_file(folder, shard), writer.rows)
+    (folder / f"{name}.partial").replace(folder / name)
+    held = tally.to_json() | {"groups": sorted(writer.groups), "digest": writer.digest.hexdigest()}
+    cut.write_whole(_tally_file(folder, shard), json.dumps(held))
+
+
+def _found(job: Job, root: Root, parts: list[Part]) -> Iterator[Entry | Fault]:
+    for part in parts:
+        yield from cut.read_part(root, pathlib.Path(job.folder), part, job.spec)
+
+
+def _take(
+    found: Entry | Fault,
+    root: Root,
+    job: Job,
+    writer: records.ShardWriter,
+    tally: Tally,
+    sketches: duplicates.Sketches,
+) -> None:
+    if isinstance(found, Fault):
+        tally.rejected.append(found)
+        return
+    try:
+        checked = check(found, root, job.limits)
+        hashes = overlap.hashes_of(checked.pixels)
+        if job.against:
+            _load_benchmarks(job.against).check(found.id, found.messages, hashes)
+    except Exception as error:  # whatever a sample does, the others are prepared, and it is counted
+        tally.rejected.append(fault_of(found.id, error))
+        return
+    try:
+        size = writer.add(checked.sample, plain(found.source))
+    except records.BadRecord as error:  # any other error is the disk's, and stops it
+        tally.rejected.append(fault_of(found.id, error))
+        return
+    tally.add(checked.sample, [image.size for image in checked.pixels], size)
+    tally.noted += checked.notes
+    sketches.add(checked.sample, hashes)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_benchmarks(file: str) -> overlap.Benchmarks:
+    return overlap.Benchmarks.load(file)
+
+
+def _complete(job: Job, path: pathlib.Path, settings: dict[str, Any], max_bad_share: float) -> dict[str, Any]:
+    """Join what the workers left, and give the dataset its name."""
+    folder = pathlib.Path(job.folder)
+    tally, counts, groups, digest = Tally(), [], set(), hashlib.sha256()
+    for shard in range(job.shards):
+        held = json.loads(_tally_file(folder, shard).read_text())
+        groups.update(held.pop("groups"))
+        digest.update(bytes.fromhex(held.pop("digest")))
+        part = Tally.from_json(held)
+        counts.append(part.samples)
+        tally.merge(part)
+    made = report.make_report(job.spec.name, tally)
+    made["compared_with"] = settings["against"]
+    if tally.bad_share() > max_bad_share:
+        raise PrepareError(
+            f"{path}: {tally.bad_share():.2%} of the samples are bad, more than max_bad_share={max_bad_share}; repair "
+            f"the raw data, or raise the share and run again:\n{report.summary(made)}"
+        )
+    index.join(folder / index.INDEX, (_index_file(folder, shard) for shard in range(job.shards)))
+    ids = index.read(folder, ["id"])["id"].to_pylist()
+    made["repeated"] = duplicates.find([_sketch_file(folder, shard) for shard in range(job.shards)], ids)
+    report.write(folder, made, tally)
+    kept = {records.shard_name(path.name, s, job.shards) for s in range(job.shards)}
+    kept |= {index.INDEX, report.REPORT, report.FAULTS}
+    for file in folder.iterdir():
+        if file.name not in kept:
+            file.unlink()
+    records.finish(folder, path, counts, groups, digest.hexdigest(), settings)
+    return made
+
+
+def _tally_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
+    return folder / f"tally-{shard:05d}.json"
+
+
+def _index_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
+    return folder / f"index-{shard:05d}.parquet"
+
+
+def _sketch_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
+    return folder / f"sketches-{shard:05d}.npz"

@@ -1,0 +1,135 @@
+"""What a raw dataset says of one sample, before any image is opened.
+
+    files -> parts -> records (plain dicts) -> entries -> samples (raw/samples.py)
+
+Readers give records, layouts turn them into entries. Whatever is wrong with one record is a `BadSample` in its place,
+so that the record is counted and the next one is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import string
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message
+from nvlm_jax.inputs.errors import BadSample
+
+Record = dict[str, Any]
+LETTERS = string.ascii_uppercase
+
+
+class LayoutError(ValueError):
+    """A raw dataset that is not there, or not in the layout that was named. The message says what was looked for."""
+
+
+class Picture(NamedTuple):
+    """An image as a raw dataset holds it: a path below its root, or bytes and the name that came with them."""
+
+    name: str
+    data: bytes | None = None
+
+
+class Entry(NamedTuple):
+    """One sample of a raw dataset. `source` says where it stands: a file, `#`, and the record within it."""
+
+    id: str
+    messages: tuple[Message, ...]
+    images: tuple[Picture, ...] = ()
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A stretch of a raw dataset that is read in one go, by one process.
+
+    `start` and `stop` are what the reader makes of them: bytes, row groups, record batches or list places.
+    """
+
+    file: str  # below the root
+    start: int = 0
+    stop: int = 0
+    first: int = 0  # number of its first record within the file
+    records: int = 1  # how many; an estimate where only reading would tell
+    spooled: bool = False  # a file of entries that was copied beside the shards (data_pipelines/cut.py)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Which dataset, in which layout, and what of it: plain values, as a blend's config declares them."""
+
+    name: str
+    layout: str
+    prompt: str = "{question}"  # the user's text; see `ask`
+    task: str = ""  # the report group of its answers
+    files: str = ""  # glob below the root of the files to read; empty = the layout's own
+    split: str = "train"
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what the layout reads -> the record's key
+
+    @classmethod
+    def of(cls, row: Any) -> Spec:
+        """From a declaration that has these attributes among others, such as `configs.blends.rows.Row`."""
+        return cls(**{field.name: getattr(row, field.name) for field in dataclasses.fields(cls)})
+
+
+def ask(prompt: str, images: int = 1, **fields: str) -> Message:
+    """The user's message: a placeholder for each image, then `prompt` with its fields filled in.
+
+    A line of the prompt whose fields are all empty is left out.
+
+    >>> ask("{context}\\n{question} Answer briefly.", question="How many?", context="").content
+    '<image>\\nHow many? Answer briefly.'
+
+    Raises:
+        BadSample: `missing_field`, the prompt has a field that the record lacks.
+    """
+    lines = []
+    for line in prompt.split("\n"):
+        names = re.findall(r"\{(\w+)\}", line)
+        missing = [name for name in names if name not in fields]
+        if missing:
+            raise BadSample("missing_field", f"the prompt asks for {missing[0]!r}; the record has {sorted(fields)}")
+        if not names or any(fields[name] for name in names):
+            lines.append(re.sub(r"\{(\w+)\}", lambda match: fields[match.group(1)], line))
+    return Message("user", (IMAGE_PLACEHOLDER + "\n") * images + "\n".join(lines))
+
+
+def choices_text(choices: list[str]) -> str:
+    """Choices as lines `A. red`, as many as there are letters.
+
+    >>> choices_text(["red", "blue"])
+    'A. red\\nB. blue'
+    """
+    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+
+
+def text_of(value: Any, name: str) -> str:
+    """A field's text; numbers as they are written, bytes as UTF-8.
+
+    Raises:
+        BadSample: `invalid_utf8` or `wrong_field`.
+    """
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise BadSample("invalid_utf8", f"field {name!r}: {error}") from error
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadSample("wrong_field", f"field {name!r} is {type(value).__name__}; a text or a number is expected")
+    return str(value)
+
+
+def conversation(turns: list[tuple[Message, str]], task: str) -> tuple[Message, ...]:
+    """Questions with their answers as one conversation; only the first question keeps its image placeholders.
+
+    Questions on one image share its tiles this way, instead of paying for them once a question.
+    """
+    messages: list[Message] = []
+    for number, (question, answer) in enumerate(turns):
+        content = question.content
+        while number and content.startswith(IMAGE_PLACEHOLDER + "\n"):
+            content = content.removeprefix(IMAGE_PLACEHOLDER + "\n")
+        messages += [Message("user", content), Message("assistant", answer, task)]
+    return tuple(messages)

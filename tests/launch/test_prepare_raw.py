@@ -1,0 +1,34 @@
+"""The command on raw datasets: what it refuses, and an InternVL meta.json with two datasets."""
+
+import subprocess
+import sys
+
+from data_pipelines.records import RecordSource
+from tests.data_pipelines.raw_files import picture, put
+
+
+def prepare(*flags: str) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, "-m", "launch.prepare", *flags], capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_what_it_refuses(tmp_path):
+    out = f"--out={tmp_path}"
+    code, text = prepare(out, "--dataset=docvq", f"--raw={tmp_path}")
+    assert code != 0 and "'docvq' is no row of the paper's tables (docvqa" in text
+    code, text = prepare(out, "--dataset=docvqa", f"--raw={tmp_path}")
+    assert code != 0 and "LayoutError" in text and "no file matches '**/train_v1.0*.json'" in text
+    code, text = prepare(out, "--dataset=mine", f"--raw={tmp_path}", "--layout=json_columns", "--fields=image")
+    assert code != 0 and "'image' is no pair; image:picture,answer:label would be right" in text
+
+
+def test_a_meta_json_makes_all_of_its_datasets(tmp_path):
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
+    line = {"id": 1, "image": "a.png", "conversations": turns}
+    meta = {name: {"root": name, "annotation": f"{name}.jsonl", "repeat_time": 1} for name in ("one", "two")}
+    files = {"one.jsonl": [line], "two.jsonl": [line, line], "one/a.png": picture(), "two/a.png": picture(50)}
+    put(tmp_path / "raw", files | {"meta.json": meta})
+    flags = (f"--meta={tmp_path}/raw/meta.json", f"--raw={tmp_path}/raw", f"--out={tmp_path}/out", "--processes=0")
+    code, text = prepare(*flags)
+    assert code == 0 and "one: 1 samples" in text and "two: 2 samples" in text
+    assert RecordSource(tmp_path / "out" / "two")[1].images == (picture(50),)
