@@ -189,7 +189,7 @@ def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
 
 # The tiny runs: not of the paper but for the two stages, what trains in each, and one tile first (T10).
 TINY_DATA_OPTIONS = {"pack_window": 256, "max_bad_share": 0.001}
-TINY_STEPS = {"pretrain": {"d": 330, "x": 240, "h": 150}, "sft": {"d": 240, "x": 200, "h": 200}}
+TINY_STEPS = {"pretrain": {"d": 330, "x": 260, "h": 200}, "sft": {"d": 240, "x": 220, "h": 220}}
 # D has learned its bridge when fine-tuning begins, X and H have not.
 TINY_LEARNING_RATE = {"pretrain": {"d": 4e-3, "x": 4e-3, "h": 4e-3}, "sft": {"d": 7e-4, "x": 2e-3, "h": 2e-3}}
 # Rows, tokens of each, tiles of each. Attention costs the more the longer a row, so a row is one page. D holds its

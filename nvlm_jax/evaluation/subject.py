@@ -13,15 +13,8 @@ from nvlm_jax.config import ConfigError
 from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.models.build import parameter_counts
 from nvlm_jax.models.nvlm import NVLM, PARTS
-from nvlm_jax.training.checkpoints import (
-    CHECKPOINTS,
-    FROZEN,
-    CheckpointError,
-    find_step,
-    is_checkpoint,
-    read_meta,
-    restore_model,
-)
+from nvlm_jax.training.checkpoints import CheckpointError, restore_model
+from nvlm_jax.training.steps import CHECKPOINTS, FROZEN, find_step, is_checkpoint, read_meta
 
 SAMPLE = 1 << 20  # bytes at either end of a large file that go into the hash
 WHOLE = 1 << 26  # bytes up to which a file is hashed whole

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nvlm_jax.evaluation.results import RESULTS
-from nvlm_jax.training.checkpoints import CheckpointError, saved_steps
+from nvlm_jax.training.checkpoints import CheckpointError
+from nvlm_jax.training.steps import saved_steps
 
 STEPS = "steps.jsonl"
 

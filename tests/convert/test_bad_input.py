@@ -210,12 +210,12 @@ def test_tokenizer_that_does_not_fit_the_embedding(hf, tmp_path):
     shutil.copy("nvlm_jax/assets/tiny/tokenizer.json", hf / "tokenizer.json")
     tokenizer = json.loads((hf / "tokenizer.json").read_text())
     some = tokenizer["added_tokens"][0]
-    tokenizer["added_tokens"] += [some | {"id": 407 + i, "content": f"<|more_{i}|>"} for i in range(106)]
+    tokenizer["added_tokens"] += [some | {"id": 404 + i, "content": f"<|more_{i}|>"} for i in range(109)]
     (hf / "tokenizer.json").write_text(json.dumps(tokenizer))
     refused(hf, "the tokenizer has ids up to 512, but the embedding 512 rows")
     config = small(vocab_size=70)
     inputs = dataclasses.replace(INPUTS, tokenizer="nvlm_jax/assets/tiny")
-    with pytest.raises(CheckpointError, match="the tokenizer has ids up to 406, but the embedding 70 rows"):
+    with pytest.raises(CheckpointError, match="the tokenizer has ids up to 403, but the embedding 70 rows"):
         write_hf(tmp_path / "out", config, inputs, random_parameters(config))
     assert not (tmp_path / "out").exists()
 

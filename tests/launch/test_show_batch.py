@@ -64,7 +64,7 @@ def test_the_command_writes_page_and_picture(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["images/page.png", "page.html"]
     page = (tmp_path / "page.html").read_text()
-    assert "nvlm-h-tiny-sft: batch of step 1" in page and "Rows 0 to 1 of 4" in page
+    assert "nvlm-h-tiny-sft: batch of step 1" in page and "Rows 0 to 1 of 8" in page
     assert (tmp_path / "images" / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
