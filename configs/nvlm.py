@@ -191,9 +191,9 @@ def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
 TINY_DATA_OPTIONS = {"pack_window": 256, "max_bad_share": 0.001}
 TINY_STEPS = {"pretrain": {"d": 330, "x": 260, "h": 200}, "sft": {"d": 240, "x": 220, "h": 220}}
 # D has learned its bridge when fine-tuning begins, X and H have not.
-TINY_LEARNING_RATE = {"pretrain": {"d": 4e-3, "x": 4e-3, "h": 4e-3}, "sft": {"d": 7e-4, "x": 2e-3, "h": 2e-3}}
-# Rows, tokens of each, tiles of each. Attention costs the more the longer a row, so a row is one page. D holds its
-# image tokens in the row, X and H little or none of them.
+TINY_SFT_LEARNING_RATE = {"d": 7e-4, "x": 2e-3, "h": 2e-3}
+# Rows, tokens of each, tiles of each. Attention costs the more the longer a row: few pages a row. D holds its image
+# tokens in the row, X and H little or none of them.
 TINY_ROWS = {
     "pretrain": {"d": (4, 464, 4), "x": (8, 256, 2), "h": (8, 272, 7)},
     "sft": {"d": (7, 384, 7), "x": (8, 272, 7), "h": (8, 272, 7)},
@@ -223,7 +223,7 @@ def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
         else InitConfig(checkpoint=f"runs/nvlm-{arch}-tiny-pretrain"),
         data=_tiny_data(blend, tokens, tiles),
         optimizer=OptimizerConfig(
-            learning_rate=TINY_LEARNING_RATE[stage][arch],
+            learning_rate=4e-3 if pretrain else TINY_SFT_LEARNING_RATE[arch],
             min_learning_rate=1e-4,
             warmup_steps=20,
             beta2=0.98,
