@@ -65,7 +65,8 @@ class CrossAttentionConfig:
     """Gated cross-attention (NVLM-X and NVLM-H): one layer before every `every` decoder layers."""
 
     every: int = 8
-    gate_init: float = 0.0  # of both tanh gates
+    gate_init: float = 0.0  # of both tanh gates of a layer
+    last_gate_init: float = 0.0  # of the last layer's attention gate instead
     tag_embeddings: int = 0  # NVLM-H: rows of the learned table of tile tags that join the keys; 0 = no table
 
 
@@ -107,6 +108,7 @@ class InputConfig:
     system: str = "Follow the user's instruction and answer questions."  # empty = no system turn
     joined_image_prefix: bool = False  # True tokenizes "<Image><tile_1>" as one string, as the released HF code does
     question_tags: bool = True  # a tag in a user's text reads its tile in cross-attention as the block's own tags do
+    question_focus: bool = False  # and where a question names one tile, so does the rest of its turn, answer included
     max_images: int = 8  # of one sample
 
 
@@ -217,7 +219,7 @@ def to_mapping(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):
-        return [to_mapping(v) for v in value]
+        return tuple(to_mapping(v) for v in value)
     return value
 
 

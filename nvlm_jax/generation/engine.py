@@ -182,10 +182,11 @@ class Generator:
         rows, width = batch.tokens.shape
         cache = empty_cache(model, rows, width + room)
         hidden, cache, memory = model.prefill(batch, cache)
+        last = jnp.maximum(requests.length - 1, 0)
         if memory is not None:
-            # Images end before the prompt does, so a new token sees every tile that some prompt token sees.
-            memory = memory._replace(visible=memory.visible.any(axis=1, keepdims=True))
-        last = hidden[jnp.arange(rows), jnp.maximum(requests.length - 1, 0)]
+            # Images end before the prompt does, so a new token sees what the prompt's last one sees.
+            memory = memory._replace(visible=memory.visible[jnp.arange(rows), last][:, None])
+        last = hidden[jnp.arange(rows), last]
         token = self._choose(model.logits(last), jnp.int32(0), requests, greedy)
         tokens = jnp.full((rows, room), self._pad_id, jnp.int32).at[:, 0].set(token)
         return DecodeState(tokens, jnp.int32(1), self._ends(token) | (requests.length == 0), cache), memory

@@ -38,6 +38,7 @@ class Draft:
     runs: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # (tokens, UNTRAINED or their loss group)
     slots: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
     tags: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
+    named: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # this turn's questions: (place, tag value)
     starts: list[int] = dataclasses.field(default_factory=list)  # place of each image's `<Image>`
     kept: tuple[int, int, int] = (0, 0, 0)  # tokens, images and tiles of the turns that fit
     dropped: int = 0  # turns that did not
@@ -160,6 +161,7 @@ class ExampleBuilder:
     def _add_turn(
         self, draft: Draft, sample_id: str, pieces: Sequence[chat.Piece], pictures: Sequence[Picture]
     ) -> None:
+        draft.named.clear()
         for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
             loss = self._groups.get(piece.group, 0) if piece.trained else UNTRAINED
             if piece.kind == "special":
@@ -175,6 +177,14 @@ class ExampleBuilder:
                 self._open_image(draft, sample_id, piece.text, pictures[following.image], pictures)
             else:
                 self._add_text(draft, sample_id, piece, pictures, loss)
+        if self.inputs.question_focus:
+            self._focus(draft)
+
+    def _focus(self, draft: Draft) -> None:
+        """Let all tokens of a turn behind its question's tag read the tag's tile alone, if it names one tile only."""
+        if len({value for _, value in draft.named}) == 1 and draft.named[0][0] > draft.starts[-1]:
+            place, value = draft.named[0]
+            draft.tags.append((place, np.full(len(draft.tokens) - place, value, np.int32)))
 
     def _add_text(
         self, draft: Draft, sample_id: str, piece: chat.Piece, pictures: Sequence[Picture], loss: int
@@ -208,6 +218,7 @@ class ExampleBuilder:
         picture = pictures[len(draft.starts) - 1]
         for tile, start, end in self._images.find_tags(picture, text):
             self._tag(draft, offsets, start, end, picture.first + 1 + tile)
+            draft.named.append((draft.tags[-1][0], picture.first + 1 + tile))
 
     def _tag(self, draft: Draft, offsets: Sequence[tuple[int, int]], start: int, end: int, value: int) -> None:
         """Give `value` to the tokens of a text about to be added that touch its characters [start, end)."""
