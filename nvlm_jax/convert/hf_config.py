@@ -164,6 +164,7 @@ def decoder_from_hf(config: Mapping[str, Any], path: str | Path) -> DecoderConfi
     if not LLM_MODELS[name]:  # in Llama this key also puts a bias on o_proj; Qwen2 ignores it
         _require(bool(get("attention_bias", False)), (False,), "llm_config.attention_bias", path)
     heads = get("num_attention_heads")
+    rope_theta, rope_scaling_factor = _rope(config, path)
     return DecoderConfig(
         vocab_size=get("vocab_size"),
         width=get("hidden_size"),
@@ -172,10 +173,12 @@ def decoder_from_hf(config: Mapping[str, Any], path: str | Path) -> DecoderConfi
         kv_heads=get("num_key_value_heads", heads) or heads,
         head_dim=get("head_dim", None) or get("hidden_size") // heads,
         ff=get("intermediate_size"),
-        rope_theta=_rope_theta(config, path),
+        rope_theta=rope_theta,
         norm_eps=float(get("rms_norm_eps", 1e-6)),
         qkv_bias=LLM_MODELS[name],
         tied_embeddings=bool(get("tie_word_embeddings", False)),
+        max_positions=get("max_position_embeddings", DecoderConfig.max_positions),
+        rope_scaling_factor=rope_scaling_factor,
     )
 
 
@@ -194,13 +197,14 @@ def end_ids(path: str | Path) -> list[int]:
     return ends if isinstance(ends, list) else [ends]
 
 
-def _rope_theta(config: Mapping[str, Any], path: str | Path) -> float:
-    """The base of the rotary positions. Dynamic scaling has no effect within `max_position_embeddings`."""
+def _rope(config: Mapping[str, Any], path: str | Path) -> tuple[float, float]:
+    """The base of the rotary positions, and the factor of dynamic scaling, which sets in beyond all positions."""
     newer = config.get("rope_parameters") or {}
     scaling = config.get("rope_scaling") or newer
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     _require(kind, ("default", "dynamic"), "llm_config.rope_scaling.type", path)
-    return float(config.get("rope_theta", newer.get("rope_theta", 10000.0)))
+    factor = float(scaling.get("factor", 1.0)) if kind == "dynamic" else 0.0
+    return float(config.get("rope_theta", newer.get("rope_theta", 10000.0))), factor
 
 
 def _inputs(config: Mapping[str, Any], path: Path) -> InputConfig:

@@ -7,7 +7,7 @@ An image of 2 tiles and thumbnail as the decoder holds it (`@@@@` = the N image 
     h    <Image> <tile_global_thumbnail> @@@@ </Image>
 
 All three carry the same three tiles of pixels; what the decoder does not hold, the cross-attention reads. Ids are built
-piece by piece: tokenizing the joined string would merge the `><` before the first tag (`joined_image_prefix`).
+piece by piece: tokenizing the joined string would merge the `><` before the first tag (`joined_as_released_hf`).
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def import_hf(source: str | Path, out: str | Path) -> RunConfig:
         step.mkdir(parents=True)
         if inputs.tokenizer:
             (partial / TOKENIZER).mkdir()
-            hf_files.copy_tokenizer(partial / TOKENIZER, inputs)
+            hf_files.copy_tokenizer(partial / TOKENIZER, inputs, model.decoder.max_positions)
         for item, tree in trees.items():
             save_blocks(partial / FROZEN if item == FROZEN else step / item, tree)
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
