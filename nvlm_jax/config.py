@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 ARCHS = ("d", "x", "h")
 TILE_TAGS = ("none", "1d", "grid", "box")
-TEMPLATES = ("chatml", "plain", "dense")
+TEMPLATES = ("chatml", "plain", "checkpoint", "dense")
 REMATS = ("none", "dots", "full")
 CROSS_ATTENTION_INITS = ("", "decoder")
 # Keys of earlier versions, as saved with checkpoints.
@@ -107,8 +107,10 @@ class InputConfig:
     thumbnail_tag: str = "<tile_global_thumbnail>"  # <tile_global> with Yi
     image_token: str = "<|vision_pad|>"
     end_token: str = "<|im_end|>"
-    template: str = "chatml"  # chatml (SFT) | plain (pretraining: image block, prompt, answer) | dense (encoder labels)
-    system: str = "Follow the user's instruction and answer questions."  # empty = no system turn
+    # chatml (SFT) | plain (pretraining: image block, prompt, answer) | checkpoint (the template beside the tokenizer) |
+    # dense (encoder labels)
+    template: str = "chatml"
+    system: str = "Follow the user's instruction and answer questions."  # empty = none, or the checkpoint's own
     joined_as_released_hf: bool = False  # "<Image><tile_1>" tokenized as one string, as the released HF code serves it
     question_tags: bool = True  # a tag in a user's text reads its tile in cross-attention as the block's own tags do
     max_images: int = 8  # of one sample

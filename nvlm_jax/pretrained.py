@@ -114,7 +114,7 @@ class LoadedModel:
             float32 [S, V].
 
         Raises:
-            ValueError: see `example_from_tokens`; or more tokens than `max_positions` of a checkpoint with RoPE scaling.
+            ValueError: see `example_from_tokens`; or more tokens than a checkpoint with RoPE scaling has positions.
         """
         example = self._given(tokens, tiles)
         self._check_length(len(example.tokens))

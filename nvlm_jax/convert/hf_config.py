@@ -22,7 +22,7 @@ from nvlm_jax.config import (
     from_mapping,
     run_faults,
 )
-from nvlm_jax.convert.chat_template import system_text
+from nvlm_jax.convert.chat_template import conversing
 from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards, read_json
 
 CONFIG = "config.json"
@@ -215,7 +215,7 @@ def _inputs(config: Mapping[str, Any], path: Path) -> InputConfig:
         thumbnail=config.get("use_thumbnail", True),
         thumbnail_tag="<tile_global>" if llama else "<tile_global_thumbnail>",
     )
-    return dataclasses.replace(inputs, system=system_text(path, inputs))
+    return conversing(path, inputs)
 
 
 def _pixel_shuffle(config: Mapping[str, Any], path: Path) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, VisionConfig, to_mapping
 from nvlm_jax.convert import chat_template
-from nvlm_jax.convert.hf_config import CONFIG, GENERATION_CONFIG, OWN_KEY, TOKENIZER
+from nvlm_jax.convert.hf_config import GENERATION_CONFIG, OWN_KEY, TOKENIZER
 from nvlm_jax.convert.shards import CheckpointError, read_json
 from nvlm_jax.inputs.tokenizer import Tokenizer
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from nvlm_jax.config import InputConfig, ModelConfig
 from nvlm_jax.convert import hf_files, names
+from nvlm_jax.convert.hf_config import CONFIG
 from nvlm_jax.convert.names import Tensor
 from nvlm_jax.convert.read import block_rows, our_rows, row_blocks
 from nvlm_jax.convert.shards import (
@@ -110,7 +111,7 @@ def write_hf(
             list(pool.map(write, [partial / file for file in shards], shards.values()))
         if len(shards) > 1:
             (partial / INDEX).write_text(index_json(shards), encoding="utf-8")
-        hf_files.write_json(partial / hf_files.CONFIG, config)
+        hf_files.write_json(partial / CONFIG, config)
         if single != "vision":
             hf_files.write_text_files(partial, model, inputs, ends)
 

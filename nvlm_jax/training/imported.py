@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from nvlm_jax.convert import hf_config, hf_files, names
-from nvlm_jax.convert.chat_template import system_text
+from nvlm_jax.convert.chat_template import conversing
 from nvlm_jax.convert.place import place
 from nvlm_jax.convert.read import PartArray, PartReader, open_model, open_part
 from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards
@@ -164,7 +164,7 @@ def _open_hf(source: Path) -> tuple[ModelConfig, InputConfig, dict[str, PartRead
     model = ModelConfig(**{field: sizes}, dtype=dtype, frozen_dtype=dtype)
     inputs = InputConfig()
     if part == "llm" and (source / hf_config.TOKENIZER).exists():
-        inputs = InputConfig(tokenizer=str(source), system=system_text(source, inputs))
+        inputs = conversing(source, InputConfig(tokenizer=str(source)))
     return model, inputs, {part: open_part(source, part, model)}
 
 
