@@ -139,8 +139,8 @@ def end_token_ids(
                 f"{inputs.tokenizer}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding "
                 f"{rows} rows; take the decoder's own tokenizer"
             )
-    if beyond := [i for i in ends if not 0 <= i < rows]:
-        raise CheckpointError(f"eos_token_id {beyond[0]} is none of the vocabulary's {rows} ids")
+    if beyond := [i for i in ends if type(i) is not int or not 0 <= i < rows]:
+        raise CheckpointError(f"eos_token_id {beyond[0]!r} is none of the vocabulary's {rows} ids")
     return list(dict.fromkeys(ends))
 
 

@@ -152,7 +152,7 @@ def restore_parameters(
 
 
 def _open_hf(source: Path) -> tuple[ModelConfig, InputConfig, dict[str, PartReader]]:
-    config = hf_config.read_config(source)
+    config = hf_config.read_config(source) if source.is_dir() else None
     if config is None:
         raise CheckpointError(f"{source}: no {hf_config.CONFIG}; expected a Hugging Face directory")
     if hf_config.architecture(config, source) in hf_config.MODELS:
