@@ -184,8 +184,8 @@ class LoadedModel:
         """Turns conversations into prompts. Raises ValueError where the checkpoint has no tokenizer."""
         if not self.inputs.tokenizer:
             raise ValueError(
-                "the checkpoint has no tokenizer.json; use generate_tokens, which takes ids, or make one from vocab.json "
-                "and merges.txt with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+                "the checkpoint has no tokenizer.json; use generate_tokens, which takes ids, or make one from "
+                "vocab.json and merges.txt with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
             )
         return ExampleBuilder(self.inputs, self.config)
 

@@ -34,7 +34,7 @@ def loaded(request, tmp_path_factory):
     if request.param != "hf":
         path = tmp_path_factory.mktemp("imported")
         import_hf(golden.DIRECTORY, path)
-    return nvlm_jax.load({"hf": path, "checkpoints": path / "checkpoints", "step": path / "checkpoints" / "0"}[request.param])
+    return nvlm_jax.load(path / {"hf": "", "checkpoints": "checkpoints", "step": "checkpoints/0"}[request.param])
 
 
 @pytest.mark.parametrize("case", golden.CASES)
