@@ -145,7 +145,7 @@ def vision_from_hf(config: Mapping[str, Any], path: str | Path, image_size: int 
         norm_eps=get.number("layer_norm_eps", 1e-6),
         qk_norm=get.flag("qk_normalization", True),
         qkv_bias=get.flag("qkv_bias", False),
-        layer_scale_init=get.number("initializer_factor", 0.1),
+        layer_scale_init=get.number("initializer_factor", 0.1, zero=True),  # of fresh weights alone
     )
 
 
@@ -277,8 +277,11 @@ class _Getter:
     def size(self, key: str, default: int | None = None) -> int:
         return self._checked(key, default, lambda x: type(x) is int and x > 0, "a whole number above 0")
 
-    def number(self, key: str, default: float) -> float:
-        return float(self._checked(key, default, lambda x: type(x) in (int, float) and x > 0, "a number above 0"))
+    def number(self, key: str, default: float, zero: bool = False) -> float:
+        def fits(x: Any) -> bool:
+            return type(x) in (int, float) and (x > 0 or (zero and x == 0))
+
+        return float(self._checked(key, default, fits, "a number from 0 on" if zero else "a number above 0"))
 
     def flag(self, key: str, default: bool) -> bool:
         return self._checked(key, default, lambda x: type(x) is bool, "true or false")
