@@ -51,6 +51,7 @@ YI_34B = DecoderConfig(
     rope_theta=5e6,
     norm_eps=1e-5,
     qkv_bias=False,
+    max_positions=4096,
 )
 # Not of the paper: the shapes of InternViT-300M and Qwen2-0.5B, for one accelerator.
 VIT_300M = VisionConfig(width=1024, layers=24, heads=16, head_dim=64, ff=4096)

@@ -1,9 +1,12 @@
 """Plain mappings become checked dataclasses: every fault at once, each with its key and what would be right."""
 
+import json
+
 import pytest
 
 from configs.nvlm import get_config
-from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
+from nvlm_jax.config import ConfigError, InputConfig, RunConfig, from_mapping, to_mapping
+from nvlm_jax.training.workdir import open_workdir
 
 
 def changed(argument="arch=d,size=tiny,stage=pretrain", **values):
@@ -85,3 +88,18 @@ CROSS = {"every": 1, "gate_init": 0.0, "tag_embeddings": 0}
 def test_combinations_that_cannot_run(argument, values, message):
     found = faults(changed(f"{argument},size=tiny,stage=pretrain", **values))
     assert sum(line.startswith(message) for line in found) == 1 and len(found) <= 2
+
+
+def test_keys_of_earlier_versions_are_still_read():
+    assert from_mapping(InputConfig, {"joined_image_prefix": True}).joined_as_released_hf
+
+
+def test_a_workdir_of_an_earlier_version_goes_on(tmp_path):
+    open_workdir(tmp_path, RunConfig())
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["config"]["inputs"]["joined_image_prefix"] = record["config"]["inputs"].pop("joined_as_released_hf")
+    del record["config"]["model"]["decoder"]["max_positions"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    open_workdir(tmp_path, RunConfig())
+    with pytest.raises(ConfigError, match=r"seed: 0 there, 1 now"):
+        open_workdir(tmp_path, RunConfig(seed=1))

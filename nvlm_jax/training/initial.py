@@ -20,9 +20,10 @@ from nvlm_jax.training.workdir import differences, flatten
 
 PARTS = {"vision": "vision", "llm": "decoder", "projector": "projector"}  # key of `init` -> part of the model
 # Settings of the inputs that a model has learned: another stage may not change them.
-FORMAT_KEYS = ("tile_tags", "thumbnail", "thumbnail_tag", "image_token", "end_token", "joined_image_prefix")
+FORMAT_KEYS = ("tile_tags", "thumbnail", "thumbnail_tag", "image_token", "end_token", "joined_as_released_hf")
 # Settings of the model that are not in its parameters: how it is computed, or how fresh ones are drawn.
 FREE_MODEL_KEYS = ("dtype", "frozen_dtype", "remat", "unroll", "loss_chunk", "vision.layer_scale_init",
+                   "decoder.max_positions", "decoder.rope_scaling_factor",
                    "cross_attention.gate_init", "cross_attention.last_gate_init")  # fmt: skip
 Path = tuple[str, ...]
 log = logging.getLogger(__name__)
