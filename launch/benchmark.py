@@ -1,6 +1,7 @@
 """Measure a part of the project on this machine; docs/performance.md has the numbers and the commands.
 
     python -m launch.benchmark --part=convert --directory=runs/benchmark [--gigabytes=4] [--repeats=3]
+    python -m launch.benchmark --part=decode --checkpoint=runs/quickstart/d/sft [--data=runs/data] [--repeats=3]
 
 Measurements are ratios within one run where they can be, for machines differ and are shared.
 """
@@ -13,11 +14,14 @@ from pathlib import Path
 
 from absl import app, flags
 
-from launch import benchmark_convert
+from launch import benchmark_convert, benchmark_decode
 
-PART = flags.DEFINE_enum("part", None, ["convert"], "what to measure", required=True)
+PART = flags.DEFINE_enum("part", None, ["convert", "decode"], "what to measure", required=True)
 DIRECTORY = flags.DEFINE_string("directory", "runs/benchmark", "where files are made; they are left there")
 GIGABYTES = flags.DEFINE_float("gigabytes", 4.0, "with --part=convert: size of the checkpoint", lower_bound=3.8)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/quickstart/d/sft", "with --part=decode: a workdir of NVLM-D")
+DATA = flags.DEFINE_string("data", "runs/data", "with --part=decode: directory that holds qa-test")
+REFERENCE = flags.DEFINE_bool("reference", True, "with --part=decode: transformers too; needs requirements-parity.txt")
 REPEATS = flags.DEFINE_integer("repeats", 3, "times each step is taken", lower_bound=1)
 
 
@@ -26,9 +30,14 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
     directory = Path(DIRECTORY.value).absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    found = benchmark_convert.measure(directory, GIGABYTES.value, REPEATS.value)
+    if PART.value == "convert":
+        found = benchmark_convert.measure(directory, GIGABYTES.value, REPEATS.value)
+        text = benchmark_convert.report(found)
+    else:
+        found = benchmark_decode.measure(CHECKPOINT.value, Path(DATA.value), REPEATS.value, REFERENCE.value)
+        text = benchmark_decode.report(found)
     (directory / f"{PART.value}.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(benchmark_convert.report(found))
+    print(text)
     sys.stdout.flush()
 
 
