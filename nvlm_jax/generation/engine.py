@@ -23,12 +23,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 
 from nvlm_jax.generation.ledger import Ledger
 from nvlm_jax.generation.programs import BLOCK_STEPS, Piece, Rows, Tiles, programs_for
 from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, page_keys, tile_keys
 from nvlm_jax.generation.sampling import MOST_LOGPROBS, Chosen, draws_of
-from nvlm_jax.generation.store import PAGE, empty_store, grown
+from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, store_shardings
 from nvlm_jax.inputs.batch import THUMBNAIL
 from nvlm_jax.models.nvlm import NVLM
 
@@ -91,12 +92,15 @@ class Engine:
             raise ValueError(f"slots: {slots}; at least 1")
         self.config, self.slots = model.config, slots
         self._end_ids = tuple(end_ids)
-        graphdef, self._params = nnx.split(model)
-        self._programs = programs_for(graphdef, vocab_size, self._end_ids, self.config.dtype == "float32")
         self._fixed = cache_tokens > 0
         pages = 1 + (pages_for(cache_tokens) if self._fixed else 0)
         self._pages, self._tiles = Ledger(pages), Ledger(1)
-        self._store = empty_store(self.config, pages, 1)
+        graphdef, self._params = nnx.split(model)
+        self._store, mesh = empty_store(self.config, pages, 1), mesh_of(self._params)
+        self._shardings = None if mesh is None else store_shardings(self._store, mesh)
+        full = self.config.dtype == "float32"
+        self._programs = programs_for(graphdef, vocab_size, self._end_ids, full, self._shardings)
+        self._store = self._placed(self._store)
         self._waiting: deque[Work] = deque()
         self._working: list[Work] = []
         self._cancelled: set[int] = set()
@@ -233,9 +237,12 @@ class Engine:
         if len(work.tile_keys) * self.slots >= tiles:
             tiles = 1 + self.slots * rounded(len(work.tile_keys), 1)
         if (pages, tiles) != (self._pages.count, self._tiles.count):
-            self._store = grown(self._store, pages, tiles)
+            self._store = self._placed(grown(self._store, pages, tiles))
             self._pages.grow(pages)
             self._tiles.grow(tiles)
+
+    def _placed(self, store: Store) -> Store:
+        return store if self._shardings is None else jax.device_put(store, self._shardings)
 
     def _place(self, work: Work) -> list[tuple[int, Work, int]] | None:
         """Give it pages and tiles; those of its tiles that have to be looked at. None if there is no room."""
@@ -293,7 +300,7 @@ class Engine:
         size = piece_size(reading[0])
         alike = [work for work in reading if piece_size(work) == size]
         full = max(1, CALL // size)
-        rows = part_of(len(alike), [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= full])
+        rows = part_of(len(alike), sorted({1, min(4, full), min(16, full), full}))
         works = alike[:rows]
         lengths = [min(len(work.tokens) - work.length, size) for work in works]
         piece = self._piece(works, lengths, rows, size)
@@ -423,6 +430,12 @@ class Engine:
                 self._pages.release(work.pages)
                 self._tiles.release(place for place in work.tiles if place)
         self._working = [work for work in self._working if not work.finish]
+
+
+def mesh_of(params: nnx.State) -> Mesh | None:
+    """The mesh that parameters lie on; None for one device."""
+    shardings = {leaf.sharding for leaf in jax.tree.leaves(params)}
+    return next((s.mesh for s in shardings if isinstance(s, NamedSharding) and s.mesh.size > 1), None)
 
 
 def pages_for(tokens: int) -> int:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from nvlm_jax.generation.sampling import Chosen, Draws, choose
 from nvlm_jax.generation.store import PAGE, Store, read_pages, read_tiles, write_pages, write_tokens
@@ -52,29 +53,37 @@ class Rows(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def programs_for(graphdef: nnx.GraphDef, vocab_size: int, end_ids: tuple[int, ...], full: bool) -> Programs:
+def programs_for(
+    graphdef: nnx.GraphDef, vocab_size: int, end_ids: tuple[int, ...], full: bool, shardings: Store | None
+) -> Programs:
     """The programs for all engines of such models: compiled once."""
-    return Programs(graphdef, vocab_size, end_ids, full)
+    return Programs(graphdef, vocab_size, end_ids, full, shardings)
 
 
 class Programs:
     """The programs for models of one kind; the parameters are an argument."""
 
-    def __init__(self, graphdef: nnx.GraphDef, vocab_size: int, end_ids: tuple[int, ...], full: bool):
+    def __init__(
+        self, graphdef: nnx.GraphDef, vocab_size: int, end_ids: tuple[int, ...], full: bool, shardings: Store | None
+    ):
         """
         Args:
             graphdef: of an `NVLM`.
             vocab_size: ids of the tokenizer.
             end_ids: tokens that end an answer.
             full: matrix products of float32 have full precision on every device.
+            shardings: of the store on a mesh; None = one device.
         """
         self._graphdef, self._vocab_size, self._end_ids, self._full = graphdef, vocab_size, end_ids, full
-        self.see = self._compiled(self._see)
-        self.read = self._compiled(self._read, "greedy", "alternatives")
-        self.advance = self._compiled(self._advance, "greedy", "alternatives")
+        whole = shardings and NamedSharding(shardings.pages.keys.mesh, PartitionSpec())
+        out = shardings and (shardings, whole)
+        self.see = self._compiled(self._see, shardings)
+        self.read = self._compiled(self._read, out, "greedy", "alternatives")
+        self.advance = self._compiled(self._advance, out, "greedy", "alternatives")
 
-    def _compiled(self, function, *static: str):
-        compiled = jax.jit(function, static_argnames=static, donate_argnames=("store",))
+    def _compiled(self, function, out_shardings, *static: str):
+        placed = {} if out_shardings is None else {"out_shardings": out_shardings}
+        compiled = jax.jit(function, static_argnames=static, donate_argnames=("store",), **placed)
 
         @functools.wraps(function)
         def call(**arguments):

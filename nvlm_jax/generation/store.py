@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nvlm_jax.config import ModelConfig
 from nvlm_jax.models.decoder import KeyValues
@@ -49,6 +50,19 @@ def grown(store: Store, pages: int, tiles: int) -> Store:
         return jnp.concatenate([array, more]) if count > array.shape[0] else array
 
     return Store(*(jax.tree.map(lambda a, n=n: pad(a, n), part) for part, n in zip(store, (pages, tiles), strict=True)))
+
+
+def store_shardings(store: Store, mesh: Mesh) -> Store:
+    """Key/value heads over `tensor`, everything else whole on each device."""
+
+    def sharding(array: jax.Array, heads: int | None) -> NamedSharding:
+        split = heads is not None and array.shape[heads] % mesh.shape["tensor"] == 0
+        axes = [None] * heads + ["tensor"] if split else []
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    tokens, *kept = store.tiles
+    kept = (None if array is None else sharding(array, 2) for array in kept)
+    return Store(KeyValues(*(sharding(array, 2) for array in store.pages)), Seen(sharding(tokens, None), *kept))
 
 
 def read_pages(pages: KeyValues, table: jax.Array) -> KeyValues:

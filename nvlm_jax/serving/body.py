@@ -40,7 +40,10 @@ Part = Annotated[TextPart | ImagePart, pydantic.Field(discriminator="type")]
 
 class ChatMessage(Strict):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: Annotated[
+        Annotated[str, pydantic.Tag("text")] | Annotated[list[Part], pydantic.Tag("parts")],
+        pydantic.Discriminator(lambda value: "parts" if isinstance(value, list) else "text"),
+    ]
 
 
 class StreamOptions(Strict):
@@ -129,13 +132,20 @@ def read_body(body: bytes) -> ChatBody:
         found = ChatBody.model_validate_json(body)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in _without_tags(first["loc"]))
         if first["type"] == "json_invalid":
             raise Refused(400, f"the body is no JSON: {first['msg']}", code="invalid_json") from error
         raise Refused(400, f"{place or 'body'}: {first['msg']}", place or None, "invalid_value") from error
     if found.top_logprobs is not None and not found.logprobs:
         raise Refused(400, "top_logprobs: needs logprobs to be true", "top_logprobs", "invalid_value")
     return found
+
+
+def _without_tags(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """`messages, 0, content, parts, 2, image_url, ...` without the names of the forms that were tried."""
+    if place[:1] == ("messages",) and place[2:3] == ("content",):
+        return place[:3] + place[4:5] + place[6:]
+    return place
 
 
 def conversation(messages: list[ChatMessage]) -> tuple[list[Message], list[tuple[str, str]]]:

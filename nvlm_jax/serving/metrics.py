@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from nvlm_jax.serving.worker import Worker
 
@@ -14,6 +14,7 @@ class Metrics:
 
     def __init__(self, worker: Worker):
         self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, open files, CPU seconds
         self.requests = Counter("nvlm_requests", "Chat completions by HTTP status", ["status"], registry=registry)
         self.prompt_tokens = Counter("nvlm_prompt_tokens", "Tokens of prompts", registry=registry)
         self.tokens = Counter("nvlm_generated_tokens", "Tokens of answers", registry=registry)

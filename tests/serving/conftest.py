@@ -83,13 +83,14 @@ class Running:
     def __init__(self, engine, server: Server, listener: socket.socket):
         self.engine, self.server = engine, server
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.client = httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(max_connections=None))
         self.uvicorn = uvicorn.Server(uvicorn.Config(make_app(server), log_level="error", timeout_graceful_shutdown=20))
         self.thread = threading.Thread(target=self.uvicorn.run, kwargs={"sockets": [listener]}, daemon=True)
 
     def post(self, body=None, **options) -> httpx.Response:
         if body is not None:
             options["json"] = body
-        return httpx.post(f"{self.url}/v1/chat/completions", timeout=30, **options)
+        return self.client.post("/v1/chat/completions", **options)
 
     def wait_for(self, condition) -> None:
         """Until it holds; 10 seconds at most."""
@@ -110,6 +111,7 @@ def serving(engine, builder, max_queue: int = 64, **settings) -> Iterator[Runnin
         yield running
     finally:
         getattr(engine, "gate", threading.Event()).set()
+        running.client.close()
         running.uvicorn.should_exit = True
         running.thread.join(20)
         assert not running.thread.is_alive()

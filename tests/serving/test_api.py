@@ -80,6 +80,7 @@ def png(width: int, height: int) -> str:
 
 
 HELLO = [{"role": "user", "content": "hello"}]
+PART = "messages.0.content.0"
 URL = "messages.0.content.0.image_url.url"
 # Body, status, param, code, a part of the message.
 MALFORMED = {
@@ -94,9 +95,9 @@ MALFORMED = {
         {"messages": [*HELLO, {"role": "system", "content": "x"}]}, 400, "messages", "bad_role", "first message"),
     "empty text": ({"messages": [{"role": "user", "content": " "}]}, 400, "messages", "empty_text", "at least one"),
     "number as text": (
-        {"messages": [{"role": "user", "content": 5}]}, 400, "messages.0.content.str", "invalid_value", "valid string"),
+        {"messages": [{"role": "user", "content": 5}]}, 400, "messages.0.content", "invalid_value", "valid string"),
     "unknown part": (
-        {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, 400, None, "invalid_value", "'image_url'"),
+        {"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, 400, PART, "invalid_value", "'image_url'"),
     "picture of the assistant": (
         {"messages": [{"role": "assistant", "content": user("data:x")[0]["content"]}, *HELLO]},
         400, "messages.0.content.0", None, "users' alone"),
