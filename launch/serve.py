@@ -25,6 +25,7 @@ HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on; 0.0.0.0 =
 PORT = flags.DEFINE_integer("port", 8000, "to listen on; 0 = any free one", lower_bound=0)
 NAME = flags.DEFINE_string("name", None, "of the model, for clients; default: the checkpoint's last folder")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of parameters and computation")
+INT8 = flags.DEFINE_bool("int8", False, "matrices of the layers in 8 bits")
 SLOTS = flags.DEFINE_integer("slots", 32, "requests that are decoded together", lower_bound=1)
 CACHE = flags.DEFINE_integer("cache_tokens", 65536, "tokens whose keys and values are kept at once", lower_bound=16)
 QUEUE = flags.DEFINE_integer("max_queue", 256, "requests that may wait; more get status 429", lower_bound=0)
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{error}: pip install -r requirements-serve.txt")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step it takes
     try:
-        model = nvlm_jax.load(CHECKPOINT.value, DTYPE.value)
+        model = nvlm_jax.load(CHECKPOINT.value, DTYPE.value, int8=INT8.value)
         engine, builder = model.make_engine(SLOTS.value, CACHE.value), model.builder
     except (CheckpointError, ConfigError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

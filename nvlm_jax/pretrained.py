@@ -23,10 +23,12 @@ from nvlm_jax.config import InputConfig, ModelConfig
 from nvlm_jax.convert import config_from_hf, hf_files, open_model, place_part
 from nvlm_jax.convert.hf_config import end_ids
 from nvlm_jax.convert.shards import CheckpointError
-from nvlm_jax.generation.engine import Engine, rounded
+from nvlm_jax.generation.engine import Engine
+from nvlm_jax.generation.int8 import with_int8_weights
 from nvlm_jax.generation.request import Request
 from nvlm_jax.generation.sampling import Sampling
 from nvlm_jax.generation.text import AnswerText
+from nvlm_jax.generation.work import rounded
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Batch, Example, Message
 from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.inputs.given import example_from_tokens
@@ -50,6 +52,7 @@ def load(
     image_token_id: int | None = None,
     end_token_ids: Sequence[int] | None = None,
     mesh: Mesh | None = None,
+    int8: bool = False,
 ) -> LoadedModel:
     """Load a model for inference.
 
@@ -63,6 +66,7 @@ def load(
         end_token_ids: what ends an answer. None = the tokenizer's `inputs.end_token` and the checkpoint's own
             (generation_config.json, or `eos_token_id` of its `llm_config`).
         mesh: where to put the parameters, each straight onto its own devices; None = the first device.
+        int8: the layers' matrices in 8 bits, see generation/int8.py.
 
     Raises:
         CheckpointError: nothing there that can be loaded; the message says what was expected.
@@ -84,7 +88,8 @@ def load(
     target = {p: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.get_value() for p, leaf in wanted.items()}
     found = restore_parameters(path, target) if is_checkpoint(path) else _read_hf(path, config, target)
     state = nnx.from_flat_state([(p, leaf.replace(found[p])) for p, leaf in wanted.items()])
-    return LoadedModel(nnx.merge(graphdef, state), inputs, image_token_id, ends)
+    model = nnx.merge(graphdef, state)
+    return LoadedModel(with_int8_weights(model) if int8 else model, inputs, image_token_id, ends)
 
 
 class LoadedModel:

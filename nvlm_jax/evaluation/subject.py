@@ -13,6 +13,7 @@ import jax
 import nvlm_jax
 from nvlm_jax.config import ConfigError
 from nvlm_jax.convert import config_from_hf
+from nvlm_jax.generation.int8 import with_int8_weights
 from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.models.build import parameter_counts
 from nvlm_jax.models.nvlm import NVLM, PARTS
@@ -72,6 +73,7 @@ def restore(
     step: int | None = None,
     dtype: str = "float32",
     devices: Sequence[jax.Device] | None = None,
+    int8: bool = False,
 ) -> Subject:
     """Restore a run's workdir, one step of it, an imported checkpoint or a Hugging Face directory.
 
@@ -80,17 +82,19 @@ def restore(
         step: of a workdir; the newest if None.
         dtype: of a Hugging Face directory's weights and computation.
         devices: to spread the model over; None = the first.
+        int8: the layers' matrices in 8 bits; the hash says so.
 
     Raises:
         CheckpointError: nothing there that can be restored; the message lists the steps that exist.
         ConfigError: the checkpoint's settings do not fit this version, or it is no model that answers questions.
     """
     digest, step = identify(path, step)
+    digest += "-int8" if int8 else ""
     if step is None:
         mesh = None
         if devices is not None:
             mesh = inference_mesh(config_from_hf(pathlib.Path(path))[0], devices)
-        loaded = nvlm_jax.load(path, dtype, mesh=mesh)
+        loaded = nvlm_jax.load(path, dtype, mesh=mesh, int8=int8)
         try:
             builder = loaded.builder
         except ValueError as error:
@@ -101,6 +105,8 @@ def restore(
     config, meta = read_meta(workdir / CHECKPOINTS / str(step))
     mesh = None if devices is None else inference_mesh(config.model, devices)
     config, model = restore_model(workdir, step, mesh)
+    if int8:
+        model = with_int8_weights(model)
     if config.model.dense_labels:
         raise ConfigError(f"{workdir}: {config.name} is a vision encoder with labels; it answers no questions")
     builder = ExampleBuilder(config.inputs, config.model)

@@ -4,7 +4,7 @@ A round of `step` takes new requests in, looks at their tiles, reads pieces of t
 all that are read. Work of the same kind shares a call, whichever requests it is of:
 
     tiles             of any requests; a tile that was seen before is not looked at again
-    prompts           in pieces of up to 512 tokens; pages that another prompt had in common are not read again, and a
+    prompts           in pieces; pages that another prompt had in common are not read again, and a
                       prompt whose beginning is just being read for another waits a round for it
     tokens            of up to `slots` requests, each at its own place
 
@@ -15,7 +15,6 @@ Sizes of calls are rounded up to a few, each compiled once.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,46 +25,16 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from nvlm_jax.generation.ledger import Ledger
-from nvlm_jax.generation.programs import BLOCK_STEPS, Piece, Rows, Tiles, programs_for
+from nvlm_jax.generation.programs import programs_for
 from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, page_keys, tile_keys
 from nvlm_jax.generation.sampling import MOST_LOGPROBS, Chosen, draws_of
 from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, store_shardings
-from nvlm_jax.inputs.batch import THUMBNAIL
+from nvlm_jax.generation.work import Work, cross_tiles, pages_for, piece_of, rounded, rows_of, tiles_needed
 from nvlm_jax.models.nvlm import NVLM
 
-PIECE = 512  # tokens of a prompt that are read in one call
 CALL = 2048  # tokens of all prompts that are read in one call
 ROUND = 4 * CALL  # tokens that are read in a round, before those who answer go on
-SMALLEST_PIECE = 32
-TILES_OF_CALL = (2, 8, 32)  # numbers of tiles that are looked at in one call
-
-
-@dataclasses.dataclass
-class Work:
-    """A request on its way."""
-
-    id: int
-    request: Request
-    tile_keys: list[bytes]
-    page_keys: list[bytes]  # of the prompt's whole pages
-    pages: list[int] = dataclasses.field(default_factory=list)  # in the store, with room for the answer
-    tiles: list[int] = dataclasses.field(default_factory=list)  # in the store; 0 = not needed
-    length: int = 0  # tokens in the cache
-    chosen: list[int] = dataclasses.field(default_factory=list)
-    finish: str = ""
-
-    @property
-    def tokens(self) -> np.ndarray:
-        return self.request.example.tokens
-
-    @property
-    def size(self) -> int:
-        """Pages that it needs."""
-        return pages_for(len(self.tokens) + self.request.max_new_tokens)
-
-    @property
-    def answering(self) -> bool:
-        return self.length >= len(self.tokens)
+TILES_OF_CALL = (4, 32)  # numbers of tiles that are looked at in one call
 
 
 class Engine:
@@ -253,7 +222,7 @@ class Engine:
             self._pages.release(pages)
             return None
         work.pages, work.length = pages + more, len(pages) * PAGE
-        needed = self._tiles_needed(work)
+        needed = tiles_needed(work, self.config)
         found = [self._tiles.find(key) if need else 0 for key, need in zip(work.tile_keys, needed, strict=True)]
         unseen = [number for number, place in enumerate(found) if place is None]
         # The same tile twice in one request, such as a blank one, is looked at once.
@@ -271,17 +240,6 @@ class Engine:
         work.tiles = [self._tiles.find(key) if place is None else place for key, place in pairs]
         return [(place, work, number) for place, number in zip(places, firsts.values(), strict=True)]
 
-    def _tiles_needed(self, work: Work) -> list[bool]:
-        """The decoder's tiles only where their tokens have still to be read; those of the cross-attention always."""
-        example = work.request.example
-        slots = example.image_slots[work.length :]
-        held = set(np.unique(slots[slots >= 0] // self.config.tokens_per_tile).tolist())
-        return [number in held or self._crossed(index) for number, index in enumerate(example.tile_index)]
-
-    def _crossed(self, tile_index: int) -> bool:
-        """Whether the cross-attention reads such a tile."""
-        return self.config.cross_attention is not None and not (self.config.arch == "h" and tile_index == THUMBNAIL)
-
     def _see(self, unseen: Sequence[tuple[int, Work, int]]) -> None:
         while unseen:
             count = part_of(len(unseen), TILES_OF_CALL)
@@ -297,19 +255,18 @@ class Engine:
 
     def _read(self, reading: Sequence[Work]) -> tuple[list[Update], int]:
         """A piece of some prompts, of the first one and others of its size. Also how many tokens that was."""
-        size = piece_size(reading[0])
-        alike = [work for work in reading if piece_size(work) == size]
+        size = reading[0].piece
+        alike = [work for work in reading if work.piece == size]
         full = max(1, CALL // size)
-        rows = part_of(len(alike), sorted({1, min(4, full), min(16, full), full}))
+        rows = part_of(len(alike), few_or(min(full, self.slots)))
         works = alike[:rows]
         lengths = [min(len(work.tokens) - work.length, size) for work in works]
-        piece = self._piece(works, lengths, rows, size)
         logprobs = any(work.request.logprobs is not None for work in works)
         self._store, chosen = self._programs.read(
             params=self._params,
             store=self._store,
-            piece=piece,
-            tiles=self._cross_tiles(works, rows),
+            piece=piece_of(works, lengths, rows, size, self.config),
+            tiles=cross_tiles(works, rows, self.config),
             draws=draws_of([work.request.sampling for work in works], [0] * len(works), rows),
             greedy=not any(work.request.sampling.temperature for work in works),
             alternatives=MOST_LOGPROBS if logprobs else 0,
@@ -327,62 +284,16 @@ class Engine:
             self._leave()
         return updates, rows * size
 
-    def _piece(self, works: Sequence[Work], lengths: Sequence[int], rows: int, size: int) -> Piece:
-        before = rounded(max(pages_for(work.length) for work in works), 4, 4)
-        piece = Piece(
-            tokens=np.zeros((rows, size), np.int32),
-            slots=np.full((rows, size), -1, np.int32),
-            tag_tile=np.zeros((rows, size), np.int32),
-            start=np.zeros(rows, np.int32),
-            length=np.zeros(rows, np.int32),
-            past=np.zeros((rows, before), np.int32),
-            written=np.zeros((rows, size // PAGE), np.int32),
-        )
-        per_tile = self.config.tokens_per_tile
-        for row, (work, length) in enumerate(zip(works, lengths, strict=True)):
-            example, now = work.request.example, slice(work.length, work.length + length)
-            slots = example.image_slots[now]
-            if work.tiles:
-                held = np.asarray(work.tiles)[np.maximum(slots, 0) // per_tile] * per_tile + slots % per_tile
-                slots = np.where(slots >= 0, held, -1)
-            piece.tokens[row, :length] = example.tokens[now]
-            piece.slots[row, :length] = slots
-            piece.tag_tile[row, :length] = example.tag_tile[now]
-            piece.start[row], piece.length[row] = work.length, length
-            first, last = work.length // PAGE, pages_for(work.length + length)
-            piece.past[row, :first] = work.pages[:first]
-            piece.written[row, : last - first] = work.pages[first:last]
-        return piece
-
-    def _cross_tiles(self, works: Sequence[Work], rows: int) -> Tiles:
-        count = 0
-        if self.config.cross_attention is not None:
-            count = max((len(work.tiles) for work in works), default=0)
-        tiles = Tiles(*(np.zeros((rows, rounded(count, 2, 2)), np.int32) for _ in Tiles._fields))
-        for row, work in enumerate(works if count else ()):
-            example = work.request.example
-            read = [place if self._crossed(i) else 0 for place, i in zip(work.tiles, example.tile_index, strict=True)]
-            tiles.places[row, : len(read)] = read
-            tiles.starts[row, : len(read)] = example.tile_start
-        return tiles
-
     def _advance(self, works: Sequence[Work]) -> list[Update]:
         """Up to BLOCK_STEPS tokens of every request whose prompt is read."""
-        count = min(rounded(len(works), 1, 2), max(self.slots, 1))
-        room = rounded(max(pages_for(work.length + BLOCK_STEPS) for work in works), 4)
-        rows = Rows(*(np.zeros(count, np.int32) for _ in range(3)), np.zeros((count, room), np.int32))
-        for row, work in enumerate(works):
-            rows.token[row], rows.length[row] = work.chosen[-1], work.length
-            rows.left[row] = work.request.max_new_tokens - len(work.chosen)
-            used = work.pages[:room]
-            rows.pages[row, : len(used)] = used
+        count = next(size for size in few_or(self.slots) if size >= len(works))
         logprobs = any(work.request.logprobs is not None for work in works)
         counts = [len(work.chosen) for work in works]
         self._store, chosen = self._programs.advance(
             params=self._params,
             store=self._store,
-            rows=rows,
-            tiles=self._cross_tiles(works, count),
+            rows=rows_of(works, count),
+            tiles=cross_tiles(works, count, self.config),
             draws=draws_of([work.request.sampling for work in works], counts, count),
             greedy=not any(work.request.sampling.temperature for work in works),
             alternatives=MOST_LOGPROBS if logprobs else 0,
@@ -438,22 +349,9 @@ def mesh_of(params: nnx.State) -> Mesh | None:
     return next((s.mesh for s in shardings if isinstance(s, NamedSharding) and s.mesh.size > 1), None)
 
 
-def pages_for(tokens: int) -> int:
-    """Pages that hold so many tokens."""
-    return -(-tokens // PAGE)
-
-
-def piece_size(work: Work) -> int:
-    """Tokens of the next piece of a prompt, rounded up to 32, 64, 128, 256 or 512."""
-    return min(rounded(len(work.tokens) - work.length, SMALLEST_PIECE), PIECE)
-
-
-def rounded(count: int, least: int, factor: int = 2) -> int:
-    """The smallest of 0, least, least * factor, least * factor**2 ... that is not below `count`."""
-    size = least if count else 0
-    while size < count:
-        size *= factor
-    return size
+def few_or(most: int) -> tuple[int, int]:
+    """The two numbers of rows that calls have: an eighth of the most, and the most."""
+    return max(1, most // 8), most
 
 
 def part_of(count: int, sizes: Sequence[int]) -> int:

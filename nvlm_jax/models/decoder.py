@@ -17,7 +17,17 @@ from nvlm_jax.config import DecoderConfig
 from nvlm_jax.models.attention import CausalMask, attend
 from nvlm_jax.models.cached_attention import Keys, attend_over
 from nvlm_jax.models.cross_attention import CrossAttention, ImageMemory
-from nvlm_jax.models.layers import TABLE_INIT, GatedMLP, linear, rematerialised, rms_norm, rotate, scan_layers, stack
+from nvlm_jax.models.layers import (
+    TABLE_INIT,
+    GatedMLP,
+    linear,
+    rematerialised,
+    rms_norm,
+    rotate,
+    scan_layers,
+    stack,
+    whole,
+)
 
 
 class KeyValues(NamedTuple):
@@ -144,7 +154,7 @@ class Decoder(nnx.Module):
         gated_graph, gated_params = nnx.split(cross.layers)
 
         def gated_body(gated_params, x, keys_values):
-            gated = nnx.merge(gated_graph, gated_params)
+            gated = nnx.merge(gated_graph, whole(gated_params))
             if keys_values is None:
                 return gated(x, *gated.keys_values(memory.media), memory.visible)
             return gated(x, *keys_values, memory.visible, kept=True)

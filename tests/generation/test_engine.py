@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from nvlm_jax.config import CrossAttentionConfig, DecoderConfig, ModelConfig, VisionConfig
-from nvlm_jax.generation import engine as engine_module
-from nvlm_jax.generation.engine import Engine, part_of, rounded
+from nvlm_jax.generation import work
+from nvlm_jax.generation.engine import Engine, part_of
 from nvlm_jax.generation.request import GREEDY, Request
 from nvlm_jax.generation.sampling import Sampling
 from nvlm_jax.inputs.batch import THUMBNAIL, Example
@@ -153,7 +153,7 @@ def short_prompts() -> list[Example]:
 @pytest.mark.parametrize("arch", ["d", "x", "h"])
 def test_cached_greedy_decoding_equals_the_full_forward_token_for_token(arch, monkeypatch):
     # Pieces of 32 tokens, so that most prompts are read in several.
-    monkeypatch.setattr(engine_module, "PIECE", 32)
+    monkeypatch.setattr(work, "PIECE", 32)
     model, prompts = make_model(arch), make_prompts(arch)
     expected = uncached_greedy(model, prompts, NEW)
     assert any(len(set(answer)) > 4 for answer in expected)  # answers that a mistake would change
@@ -358,6 +358,6 @@ def test_requests_that_cannot_be_met_say_why(call, message):
 
 
 def test_sizes_are_rounded_up_to_a_few():
-    assert [rounded(n, 4) for n in (0, 1, 4, 5, 9)] == [0, 4, 4, 8, 16]
-    assert [rounded(n, 2, 4) for n in (1, 3, 9)] == [2, 8, 32]
+    assert [work.rounded(n, 4) for n in (0, 1, 4, 5, 9)] == [0, 4, 4, 8, 16]
+    assert [work.rounded(n, 2, 4) for n in (1, 3, 9)] == [2, 8, 32]
     assert [part_of(n, (2, 8, 32)) for n in (1, 3, 5, 8, 9, 17, 100)] == [2, 2, 8, 8, 8, 32, 32]
