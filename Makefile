@@ -42,11 +42,11 @@ clean:
 	$(call QUICK_INSTALL,-r requirements.txt)
 	@touch $@
 
-.venv/.test: .venv/.runtime requirements-test.txt
-	$(call QUICK_INSTALL,-r requirements.txt -r requirements-test.txt)
+.venv/.test: .venv/.runtime requirements-serve.txt requirements-test.txt
+	$(call QUICK_INSTALL,-r requirements.txt -r requirements-serve.txt -r requirements-test.txt)
 	@touch $@
 
-.venv-parity/.parity: requirements.txt requirements-test.txt requirements-parity.txt
+.venv-parity/.parity: requirements.txt requirements-serve.txt requirements-test.txt requirements-parity.txt
 	$(PYTHON) -m venv .venv-parity
-	$(PARITY)/python $(INSTALL) -r requirements.txt -r requirements-test.txt -r requirements-parity.txt
+	$(PARITY)/python $(INSTALL) -r requirements.txt -r requirements-serve.txt -r requirements-test.txt -r requirements-parity.txt
 	@touch $@

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
@@ -53,6 +54,8 @@ VIEWS = flags.DEFINE_list("views", list(IMAGE_VIEWS), "how embedded questions wi
 BATCH = flags.DEFINE_integer("batch_size", 32, "prompts decoded together", lower_bound=1)
 TOKENS = flags.DEFINE_integer("max_new_tokens", 0, "of an answer; 0 = each benchmark's own limit", lower_bound=0)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "of an HF directory's weights")
+DEVICES = flags.DEFINE_integer("devices", 0, "to spread the model over, of those there are; 0 = all", lower_bound=0)
+INT8 = flags.DEFINE_bool("int8", False, "matrices of the layers in 8 bits; needs requirements-serve.txt")
 BACKBONE = flags.DEFINE_string("backbone", None, "results of the text backbone, for the change of the text average")
 JUDGE = flags.DEFINE_string("judge", None, "URL up to /v1 of a server whose model reads what the rules cannot")
 JUDGE_MODEL = flags.DEFINE_string("judge_model", "default", "its name there; NVLM_JUDGE_KEY may hold the key")
@@ -116,7 +119,8 @@ def run(step: int | None, out: pathlib.Path) -> Mapping[str, Any] | None:
         judge = Judge(JUDGE.value, JUDGE_MODEL.value, replies, os.environ.get("NVLM_JUDGE_KEY", ""))
     share = share_of(SHARE.value)
     settings = session.Settings(CHECKPOINT.value, LIMIT.value, BATCH.value, backbone, judge, share)
-    restored = subject.restore(CHECKPOINT.value, step, DTYPE.value)
+    devices = jax.devices()[: DEVICES.value or None]
+    restored = subject.restore(CHECKPOINT.value, step, DTYPE.value, devices, INT8.value)
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed} answers"), TimeElapsedColumn())
     with Progress(*columns) as bar:
         tasks = {plan.benchmark.name: bar.add_task(plan.benchmark.name, total=None) for plan in plans}

@@ -25,8 +25,12 @@ IMAGES = flags.DEFINE_multi_string("image", [], "an image file; may be given sev
 PROMPT = flags.DEFINE_string("prompt", None, "the question; without it, a chat")
 TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "of an answer", lower_bound=1)
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 = always the most likely token", lower_bound=0.0)
+TOP_P = flags.DEFINE_float("top_p", 1.0, "draw from the fewest tokens that hold this much probability")
+TOP_K = flags.DEFINE_integer("top_k", 0, "draw from so many of the most likely tokens; 0 = all", lower_bound=0)
+STOP = flags.DEFINE_multi_string("stop", [], "a text before which the answer ends; may be given several times")
 SEED = flags.DEFINE_integer("seed", 0, "of the draws where --temperature is above 0")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of parameters and computation")
+INT8 = flags.DEFINE_bool("int8", False, "matrices of the layers in 8 bits; needs requirements-serve.txt")
 
 
 def main(argv: list[str]) -> None:
@@ -34,7 +38,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step it takes
     try:
-        model = nvlm_jax.load(CHECKPOINT.value, DTYPE.value)
+        model = nvlm_jax.load(CHECKPOINT.value, DTYPE.value, int8=INT8.value)
         if PROMPT.value is not None:
             answer(model, [Message("user", PROMPT.value)], IMAGES.value)
         else:
@@ -48,7 +52,8 @@ def main(argv: list[str]) -> None:
 def answer(model: LoadedModel, messages: Sequence[Message], images: Sequence[str]) -> str:
     """Print the answer while it is made, and return it."""
     text = ""
-    for piece in model.stream(messages, images, TOKENS.value, TEMPERATURE.value, SEED.value):
+    how = {"top_p": TOP_P.value, "top_k": TOP_K.value, "stop": STOP.value}
+    for piece in model.stream(messages, images, TOKENS.value, TEMPERATURE.value, SEED.value, **how):
         print(piece, end="", flush=True)
         text += piece
     print()

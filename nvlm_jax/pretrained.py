@@ -23,7 +23,12 @@ from nvlm_jax.config import InputConfig, ModelConfig
 from nvlm_jax.convert import config_from_hf, hf_files, open_model, place_part
 from nvlm_jax.convert.hf_config import end_ids
 from nvlm_jax.convert.shards import CheckpointError
-from nvlm_jax.generation.engine import Generator, Sampling, bucket_of
+from nvlm_jax.generation.engine import Engine
+from nvlm_jax.generation.int8 import with_int8_weights
+from nvlm_jax.generation.request import Request
+from nvlm_jax.generation.sampling import Sampling
+from nvlm_jax.generation.text import AnswerText
+from nvlm_jax.generation.work import rounded
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Batch, Example, Message
 from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.inputs.given import example_from_tokens
@@ -37,6 +42,7 @@ from nvlm_jax.training.steps import CHECKPOINTS, find_step, is_checkpoint, read_
 
 Messages = str | Sequence[Message | Mapping[str, str]]
 DTYPES = ("float32", "bfloat16")
+SMALLEST_ROW = 64  # tokens that `logits` pads a prompt to
 
 
 def load(
@@ -46,6 +52,7 @@ def load(
     image_token_id: int | None = None,
     end_token_ids: Sequence[int] | None = None,
     mesh: Mesh | None = None,
+    int8: bool = False,
 ) -> LoadedModel:
     """Load a model for inference.
 
@@ -59,6 +66,7 @@ def load(
         end_token_ids: what ends an answer. None = the tokenizer's `inputs.end_token` and the checkpoint's own
             (generation_config.json, or `eos_token_id` of its `llm_config`).
         mesh: where to put the parameters, each straight onto its own devices; None = the first device.
+        int8: the layers' matrices in 8 bits, see generation/int8.py.
 
     Raises:
         CheckpointError: nothing there that can be loaded; the message says what was expected.
@@ -80,7 +88,8 @@ def load(
     target = {p: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else leaf.get_value() for p, leaf in wanted.items()}
     found = restore_parameters(path, target) if is_checkpoint(path) else _read_hf(path, config, target)
     state = nnx.from_flat_state([(p, leaf.replace(found[p])) for p, leaf in wanted.items()])
-    return LoadedModel(nnx.merge(graphdef, state), inputs, image_token_id, ends)
+    model = nnx.merge(graphdef, state)
+    return LoadedModel(with_int8_weights(model) if int8 else model, inputs, image_token_id, ends)
 
 
 class LoadedModel:
@@ -118,7 +127,7 @@ class LoadedModel:
         """
         example = self._given(tokens, tiles)
         self._check_length(len(example.tokens))
-        room, tile_room = bucket_of(example)
+        room, tile_room = rounded(len(example.tokens), SMALLEST_ROW), rounded(len(example.tiles), 1)
         batch = pack_batch([[example]], room, tile_room, self.config.vision.image_size, self.config.tokens_per_tile)
         with self._precision():
             return np.asarray(self._logits(self._params, batch)[0, : len(example.tokens)])
@@ -130,9 +139,14 @@ class LoadedModel:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         seed: int = 0,
+        *,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: Sequence[str] = (),
     ) -> str:
         """The answer to a conversation. Arguments and errors as `stream`."""
-        return "".join(self.stream(messages, images, max_new_tokens, temperature, seed))
+        how = {"top_p": top_p, "top_k": top_k, "stop": stop}
+        return "".join(self.stream(messages, images, max_new_tokens, temperature, seed, **how))
 
     def stream(
         self,
@@ -141,6 +155,10 @@ class LoadedModel:
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         seed: int = 0,
+        *,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        stop: Sequence[str] = (),
     ) -> Iterator[str]:
         """The answer piece by piece.
 
@@ -151,6 +169,9 @@ class LoadedModel:
             max_new_tokens: where an answer is cut if it does not end.
             temperature: 0 = always the most likely token.
             seed: of the draws where temperature > 0.
+            top_p: draw from the fewest tokens that hold this much probability.
+            top_k: draw from so many of the most likely tokens; 0 = all.
+            stop: texts before which the answer ends.
 
         Raises:
             ValueError: the checkpoint has no tokenizer.
@@ -158,17 +179,12 @@ class LoadedModel:
         """
         example = self.builder.prompt(with_placeholders(messages, len(images)), images)
         self._check_length(len(example.tokens) + max_new_tokens)
-        tokenizer, ids, shown = self.builder.tokenizer, [], ""
-        with self._precision():
-            for token in self._generator.stream(example, max_new_tokens, Sampling(temperature, seed=seed)):
-                ids.append(token)
-                text = tokenizer.decode(ids)
-                # A character may take several tokens; until its last one it decodes to a replacement character.
-                if not text.endswith("\ufffd") and text != shown:
-                    yield text[len(shown) :]
-                    shown = text
-        if tokenizer.decode(ids) != shown:
-            yield tokenizer.decode(ids)[len(shown) :]
+        text = AnswerText(self.builder.tokenizer, stop)
+        sampling = Sampling(temperature, top_p, top_k, seed)
+        request = Request(example, max_new_tokens, sampling, until=text.until if stop else None)
+        for update in self.engine.stream(request):
+            if piece := text.add(update.tokens, last=bool(update.finish)):
+                yield piece
 
     def generate_tokens(
         self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None = None, max_new_tokens: int = 256
@@ -176,8 +192,7 @@ class LoadedModel:
         """The most likely continuation, without the end token. `tokens` and `tiles` as for `logits`."""
         example = self._given(tokens, tiles)
         self._check_length(len(example.tokens) + max_new_tokens)
-        with self._precision():
-            return self._generator.generate([example], max_new_tokens)[0]
+        return self.engine.generate([Request(example, max_new_tokens)])[0].tokens
 
     @functools.cached_property
     def builder(self) -> ExampleBuilder:
@@ -190,7 +205,16 @@ class LoadedModel:
         return ExampleBuilder(self.inputs, self.config)
 
     @functools.cached_property
-    def _generator(self) -> Generator:
+    def engine(self) -> Engine:
+        """What `generate` uses: one conversation at a time."""
+        return self.make_engine(slots=1)
+
+    def make_engine(self, slots: int, cache_tokens: int = 0) -> Engine:
+        """An engine of its own for many conversations at once. Arguments as of `Engine`.
+
+        Raises:
+            ValueError: nothing says which token ends an answer.
+        """
         vocabulary = self.config.decoder.vocab_size
         ends = self.end_token_ids
         if self.inputs.tokenizer:
@@ -198,7 +222,7 @@ class LoadedModel:
             ends = ends or [self.builder.tokenizer.special(self.inputs.end_token)]
         if not ends:
             raise ValueError("the checkpoint does not say which token ends an answer; give end_token_ids to load()")
-        return Generator(self.model, vocabulary, list(ends), batch_size=1)
+        return Engine(self.model, vocabulary, list(ends), slots, cache_tokens)
 
     def _given(self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None) -> Example:
         tokenizer = self.builder.tokenizer if self.inputs.tokenizer else None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from nvlm_jax.evaluation.question import Prediction, Question
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message
+from nvlm_jax.inputs.chat import without_placeholder
 from nvlm_jax.inputs.tiling import ImageSource
 
 
@@ -64,11 +65,6 @@ def ask(
     if system:
         messages = (Message("system", system), *messages)
     return Question(id, sample or id, part, "content" if images else "text", messages, tuple(images), answer)
-
-
-def without_placeholder(text: str) -> str:
-    """The text with no `<image>` in it that would be taken for an image's place."""
-    return text.replace(IMAGE_PLACEHOLDER, "< image >")
 
 
 def options_text(options: Sequence[str], form: str = "{}. {}") -> str:

@@ -21,7 +21,8 @@ import numpy as np
 from nvlm_jax.evaluation.benchmark import Benchmark
 from nvlm_jax.evaluation.judge import Judge
 from nvlm_jax.evaluation.question import Prediction, Question
-from nvlm_jax.generation.engine import Generator, bucket_of
+from nvlm_jax.generation.engine import Engine
+from nvlm_jax.generation.request import Answer, Request
 from nvlm_jax.inputs.batch import Example
 from nvlm_jax.inputs.errors import BadSample
 from nvlm_jax.inputs.example import ExampleBuilder
@@ -62,13 +63,13 @@ class Asker:
         Args:
             model: restored, in any dtype.
             builder: of the run that trained it.
-            batch_size: prompts decoded together.
+            batch_size: answers decoded together.
             end_ids: tokens that end an answer; none = the end token of the builder's template.
             judge: reads answers that the rules cannot, of benchmarks that allow it.
         """
         end_ids = list(end_ids) or [end_id(builder)]
-        self.builder, self.batch_size, self.judge = builder, batch_size, judge
-        self.generator = Generator(model, builder.tokenizer.vocab_size, end_ids, batch_size=batch_size)
+        self.builder, self.judge = builder, judge
+        self.engine = Engine(model, builder.tokenizer.vocab_size, end_ids, slots=batch_size)
         self._builders = {builder.inputs.max_tiles: builder}
 
     def ask(
@@ -79,7 +80,9 @@ class Asker:
         max_new_tokens: int = 0,
         done: Mapping[Key, str] | None = None,
     ) -> Iterator[list[tuple[Question, Prediction]]]:
-        """Greedy answers to all questions, as many at once as are decoded together.
+        """Greedy answers to all questions as they come, those that end together in one list.
+
+        Questions on the same page in the same view follow each other, so that the page is read once.
 
         Args:
             benchmark: says how they are asked and scored.
@@ -103,13 +106,14 @@ class Asker:
             begin = time.perf_counter()
             asked = [a for question in chunk for a in self._views(benchmark, question, done or {})]
             preparing = (time.perf_counter() - begin) / max(len(asked), 1)
-            for batch in self._batches(asked):
-                begin = time.perf_counter()
-                answers = self.generator.generate([a.example for a in batch], limit)
-                seconds = preparing + (time.perf_counter() - begin) / len(batch)
+            asked.sort(key=lambda a: (a.view, a.question.sample))
+            begin = time.perf_counter()
+            for answers in self.engine.answers(Request(a.example, limit) for a in asked):
+                now = time.perf_counter()
+                seconds, begin = preparing + (now - begin) / len(answers), now
                 yield [
-                    (a.question, self._judge(benchmark, a, ids, rule, limit, seconds))
-                    for a, ids in zip(batch, answers, strict=True)
+                    (asked[number].question, self._judge(benchmark, asked[number], answer, rule, seconds))
+                    for number, answer in answers
                 ]
 
     def _views(self, benchmark: Benchmark, question: Question, done: Mapping[Key, str]) -> Iterator[Asked]:
@@ -136,23 +140,11 @@ class Asker:
             raise BadSample(error.reason, f"question {question.id!r}: {error}") from error
         return blank(example) if view == "vision_blind" else example
 
-    def _batches(self, asked: list[Asked]) -> Iterator[list[Asked]]:
-        """Prompts of similar size together, so that each batch is one compiled program and little padding."""
-
-        def size(a: Asked) -> tuple[int, int]:
-            tokens, tiles = bucket_of(a.example)
-            return tiles, tokens
-
-        for _, group in itertools.groupby(sorted(asked, key=size), key=lambda a: size(a)[0]):
-            same_tiles = list(group)
-            for start in range(0, len(same_tiles), self.batch_size):
-                yield same_tiles[start : start + self.batch_size]
-
     def _judge(
-        self, benchmark: Benchmark, asked: Asked, ids: list[int], rule: str, limit: int, seconds: float
+        self, benchmark: Benchmark, asked: Asked, answer: Answer, rule: str, seconds: float
     ) -> Prediction:
         question = asked.question
-        output = self.builder.tokenizer.decode(ids)
+        output = self.builder.tokenizer.decode(answer.tokens)
         scored, judged = benchmark.score(question, output, rule), False
         if scored.extraction is None and benchmark.judged and self.judge and output.strip():
             reply = self.judge.read(question, output)
@@ -171,8 +163,8 @@ class Asker:
             score=scored.score,
             extraction=scored.extraction,
             judged=judged,
-            ids=tuple(ids),
-            cut=len(ids) >= limit,
+            ids=tuple(answer.tokens),
+            cut=answer.finish == "length",
             seconds=round(seconds, 6),
             prompt_digest=question.digest,
         )

@@ -8,11 +8,16 @@ import json
 import pathlib
 from collections.abc import Sequence
 
+import jax
+
 import nvlm_jax
 from nvlm_jax.config import ConfigError
+from nvlm_jax.convert import config_from_hf
+from nvlm_jax.generation.int8 import with_int8_weights
 from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.models.build import parameter_counts
 from nvlm_jax.models.nvlm import NVLM, PARTS
+from nvlm_jax.parallel.mesh import inference_mesh
 from nvlm_jax.training.checkpoints import CheckpointError, restore_model
 from nvlm_jax.training.steps import CHECKPOINTS, FROZEN, find_step, is_checkpoint, read_meta
 
@@ -63,21 +68,33 @@ def identify(path: str | pathlib.Path, step: int | None = None) -> tuple[str, in
     return hashlib.sha256(named.encode()).hexdigest()[:16], step
 
 
-def restore(path: str | pathlib.Path, step: int | None = None, dtype: str = "float32") -> Subject:
+def restore(
+    path: str | pathlib.Path,
+    step: int | None = None,
+    dtype: str = "float32",
+    devices: Sequence[jax.Device] | None = None,
+    int8: bool = False,
+) -> Subject:
     """Restore a run's workdir, one step of it, an imported checkpoint or a Hugging Face directory.
 
     Args:
         path: where it lies.
         step: of a workdir; the newest if None.
         dtype: of a Hugging Face directory's weights and computation.
+        devices: to spread the model over; None = the first.
+        int8: the layers' matrices in 8 bits; the hash says so.
 
     Raises:
         CheckpointError: nothing there that can be restored; the message lists the steps that exist.
         ConfigError: the checkpoint's settings do not fit this version, or it is no model that answers questions.
     """
     digest, step = identify(path, step)
+    digest += "-int8" if int8 else ""
     if step is None:
-        loaded = nvlm_jax.load(path, dtype)
+        mesh = None
+        if devices is not None:
+            mesh = inference_mesh(config_from_hf(pathlib.Path(path))[0], devices)
+        loaded = nvlm_jax.load(path, dtype, mesh=mesh, int8=int8)
         try:
             builder = loaded.builder
         except ValueError as error:
@@ -85,10 +102,13 @@ def restore(path: str | pathlib.Path, step: int | None = None, dtype: str = "flo
         name, ends = pathlib.Path(path).name, tuple(loaded.end_token_ids)
         return Subject(name, loaded.config.arch, None, None, digest, loaded.model, builder, ends)
     workdir, step = find_step(path, step)
-    config, model = restore_model(workdir, step)
+    config, meta = read_meta(workdir / CHECKPOINTS / str(step))
+    mesh = None if devices is None else inference_mesh(config.model, devices)
+    config, model = restore_model(workdir, step, mesh)
+    if int8:
+        model = with_int8_weights(model)
     if config.model.dense_labels:
         raise ConfigError(f"{workdir}: {config.name} is a vision encoder with labels; it answers no questions")
-    _, meta = read_meta(workdir / CHECKPOINTS / str(step))
     builder = ExampleBuilder(config.inputs, config.model)
     ends = tuple(meta.get("end_ids") or ())
     return Subject(config.name, config.model.arch, step, workdir, digest, model, builder, ends)

@@ -1,261 +1,362 @@
-"""Batched decoding with a key/value cache.
+"""Continuous batching: requests join and leave while others are decoded.
 
-Prompts of similar size share a batch. Shapes are rounded up to a few sizes, so a benchmark of any length compiles a
-handful of programs. Vision encoder and cross-attention keys run once a prompt, in `NVLM.prefill`; a new token then
-costs one `NVLM.decode`.
+A round of `step` takes new requests in, looks at their tiles, reads pieces of their prompts and chooses a few tokens of
+all that are read. Work of the same kind shares a call, whichever requests it is of:
 
-    Generator(model, vocab_size, end_ids).generate(examples, max_new_tokens=32)      -> ids of each answer
+    tiles             of any requests; a tile that was seen before is not looked at again
+    prompts           in pieces; pages that another prompt had in common are not read again, and a
+                      prompt whose beginning is just being read for another waits a round for it
+    tokens            of up to `slots` requests, each at its own place
+
+Sizes of calls are rounded up to a few, each compiled once.
+
+    Engine(model, vocab_size, end_ids).generate([Request(example, max_new_tokens=32)])[0].tokens
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 
-from nvlm_jax.inputs.batch import Batch, Example
-from nvlm_jax.inputs.packing import pack_batch
-from nvlm_jax.models.cross_attention import ImageMemory
-from nvlm_jax.models.decoder import KVCache
+from nvlm_jax.generation.ledger import Ledger
+from nvlm_jax.generation.programs import programs_for
+from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, page_keys, tile_keys
+from nvlm_jax.generation.sampling import MOST_LOGPROBS, Chosen, draws_of
+from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, store_shardings
+from nvlm_jax.generation.work import Work, cross_tiles, pages_for, piece_of, rounded, rows_of, tiles_needed
 from nvlm_jax.models.nvlm import NVLM
 
-SMALLEST_PROMPT = 64  # tokens; shorter prompts are padded to it
+CALL = 2048  # tokens of all prompts that are read in one call
+ROUND = 4 * CALL  # tokens that are read in a round, before those who answer go on
+TILES_OF_CALL = (4, 32)  # numbers of tiles that are looked at in one call
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How one request picks its tokens. The default is greedy, which is what every benchmark of the paper uses.
+class Engine:
+    """Decodes with one model, whose programs all its engines share. For one thread at a time."""
 
-    A request's draws depend on its own seed alone, not on the requests that share its batch.
-    """
-
-    temperature: float = 0.0  # 0 = greedy
-    top_p: float = 1.0  # draw from the fewest tokens that hold this much probability
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.temperature < 0:
-            raise ValueError(f"temperature: {self.temperature}; 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: {self.top_p}; above 0 and at most 1")
-
-
-class Requests(NamedTuple):
-    """What was asked of each row of a batch."""
-
-    length: jax.Array  # int32 [B], tokens of the prompt; 0 = an empty row
-    temperature: jax.Array  # float32 [B]
-    top_p: jax.Array  # float32 [B]
-    seed: jax.Array  # uint32 [B]
-
-
-class DecodeState(NamedTuple):
-    """Where a batch stands. `tokens[:, :step]` are chosen; all but the last of them are in the cache."""
-
-    tokens: jax.Array  # int32 [B, N], padding behind a row's end token
-    step: jax.Array  # int32 []
-    done: jax.Array  # bool [B]
-    cache: KVCache
-
-
-class Generator:
-    """Decodes with one model. Compiled programs are kept for the life of the object."""
-
-    def __init__(self, model: NVLM, vocab_size: int, end_ids: Sequence[int], pad_id: int = 0, batch_size: int = 32):
+    def __init__(self, model: NVLM, vocab_size: int, end_ids: Sequence[int], slots: int = 32, cache_tokens: int = 0):
         """
         Args:
             model: real parameters in any dtype.
             vocab_size: ids of the tokenizer; the model's vocabulary may be padded beyond it, and those never win.
             end_ids: tokens that end an answer.
-            pad_id: fills the rows behind their end.
-            batch_size: prompts decoded together.
+            slots: requests that are decoded together.
+            cache_tokens: tokens of all requests, prompts and answers, whose keys and values are kept at once. 0 = as
+                many as `slots` of the longest request so far need.
 
         Raises:
-            ValueError: no end token, or one that the vocabulary does not have.
+            ValueError: no end token, one that the vocabulary does not have, no slot.
         """
         if not end_ids or not all(0 <= i < vocab_size for i in end_ids):
             raise ValueError(f"end_ids: {list(end_ids)}; at least one, each below vocab_size {vocab_size}")
         if vocab_size > model.config.decoder.vocab_size:
             raise ValueError(f"vocab_size: {vocab_size}, but the model has {model.config.decoder.vocab_size} rows")
-        self.config, self.batch_size = model.config, batch_size
-        self._vocab_size, self._end_ids, self._pad_id = vocab_size, tuple(end_ids), pad_id
-        self._graphdef, self._params = nnx.split(model)
-        self._start = jax.jit(self._start_batch, static_argnames=("room", "greedy"))
-        self._advance = jax.jit(self._advance_batch, static_argnames=("greedy",), donate_argnames=("state",))
+        if slots < 1:
+            raise ValueError(f"slots: {slots}; at least 1")
+        self.config, self.slots = model.config, slots
+        self._end_ids = tuple(end_ids)
+        self._fixed = cache_tokens > 0
+        pages = 1 + (pages_for(cache_tokens) if self._fixed else 0)
+        self._pages, self._tiles = Ledger(pages), Ledger(1)
+        graphdef, self._params = nnx.split(model)
+        self._store, mesh = empty_store(self.config, pages, 1), mesh_of(self._params)
+        self._shardings = None if mesh is None else store_shardings(self._store, mesh)
+        full = self.config.dtype == "float32"
+        self._programs = programs_for(graphdef, vocab_size, self._end_ids, full, self._shardings)
+        self._store = self._placed(self._store)
+        self._waiting: deque[Work] = deque()
+        self._working: list[Work] = []
+        self._cancelled: set[int] = set()
+        self._ids = itertools.count()
 
-    def generate(
-        self,
-        examples: Sequence[Example],
-        max_new_tokens: int,
-        sampling: Sampling | Sequence[Sampling] = Sampling(),
-        progress: Callable[[int], None] = lambda answered: None,
-    ) -> list[list[int]]:
-        """Token ids of each answer, in the order of `examples`, without the end token.
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun."""
+        return len(self._waiting)
 
-        Args:
-            examples: prompts, as `ExampleBuilder.prompt` makes them.
-            max_new_tokens: where an answer is cut if no end token comes.
-            sampling: one for all or one an example.
-            progress: called after each batch with the number of examples answered so far.
+    @property
+    def working(self) -> int:
+        """Requests that have begun."""
+        return len(self._working)
+
+    def submit(self, request: Request) -> int:
+        """Take a request; its id in the updates to come.
 
         Raises:
-            ValueError: max_new_tokens below 1, an empty prompt, or another number of samplings than of examples.
+            ValueError: it needs more of the cache than there is.
         """
-        samplings = [sampling] * len(examples) if isinstance(sampling, Sampling) else list(sampling)
-        if len(samplings) != len(examples):
-            raise ValueError(f"sampling: {len(samplings)} for {len(examples)} examples; one for all or one each")
-        answers: list[list[int]] = [[] for _ in examples]
-        answered = 0
-        for members in self._batches(examples):
-            rows = [examples[i] for i in members]
-            requests, greedy, state, memory = self._prefill(rows, [samplings[i] for i in members], max_new_tokens)
-            state = self._advance(self._params, state, memory, requests, max_new_tokens, greedy=greedy)
-            tokens = np.asarray(state.tokens)
-            for row, i in enumerate(members):
-                answers[i] = self._cut(tokens[row])
-            answered += len(members)
-            progress(answered)
-        return answers
+        tiles = tile_keys(request.example)
+        work = Work(next(self._ids), request, tiles, page_keys(request.example, tiles))
+        if self._fixed and work.size >= self._pages.count:
+            raise ValueError(
+                f"example {request.example.id!r}: {len(work.tokens)} tokens and an answer of up to "
+                f"{request.max_new_tokens}; the cache holds {(self._pages.count - 1) * PAGE} (cache_tokens)"
+            )
+        self._waiting.append(work)
+        return work.id
 
-    def stream(self, example: Example, max_new_tokens: int, sampling: Sampling = Sampling()) -> Iterator[int]:
-        """The ids of one answer as they are chosen, without the end token. Raises as `generate`."""
-        requests, greedy, state, memory = self._prefill([example], [sampling], max_new_tokens, batch_size=1)
-        for step in range(max_new_tokens):
-            state = self._advance(self._params, state, memory, requests, step + 1, greedy=greedy)
-            token = int(state.tokens[0, step])
-            if token in self._end_ids:
-                return
-            yield token
+    def cancel(self, id: int) -> None:
+        """End a request; its last update comes with the next step. Unknown ids are ignored."""
+        self._cancelled.add(id)
 
-    def _batches(self, examples: Sequence[Example]) -> Iterator[list[int]]:
-        """Indices of examples that share a batch: those whose rounded-up sizes agree.
+    def step(self) -> list[Update]:
+        """One round; what became of each request that got tokens or ended in it."""
+        updates = self._cancel()
+        self._admit()
+        budget = ROUND
+        while budget > 0 and (reading := [w for w in self._working if not w.answering]):
+            more, used = self._read(reading)
+            updates += more
+            budget -= used
+            self._admit()
+        if answering := [w for w in self._working if w.answering]:
+            updates += self._advance(answering)
+        return updates
 
-        Where they do not fill a batch they join those of the same tiles and the next size: compiling one more program
-        and running it half empty costs more than the padding.
-        """
-        buckets: dict[tuple[int, int], list[int]] = {}
-        for i, example in enumerate(examples):
-            if not len(example.tokens):
-                raise ValueError(f"example {example.id!r}: an empty prompt; at least one token")
-            tokens, tiles = bucket_of(example)
-            buckets.setdefault((tiles, tokens), []).append(i)
-        waiting: list[int] = []
-        order = sorted(buckets)
-        for size, following in zip(order, [*order[1:], None], strict=True):
-            waiting += buckets[size]
-            joins = following is not None and following[0] == size[0]
-            whole = len(waiting) // self.batch_size * self.batch_size if joins else len(waiting)
-            for start in range(0, whole, self.batch_size):
-                yield waiting[start : min(start + self.batch_size, whole)]
-            waiting = waiting[whole:]
+    def answers(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
+        """Answers as they come: number of the request and its answer, those of one round together."""
+        parts: dict[int, tuple[int, Answer]] = {}
+        for number, request in enumerate(requests):
+            parts[self.submit(request)] = (number, Answer([], "", []))
+        try:
+            while parts:
+                done = []
+                for update in self.step():
+                    number, answer = parts[update.id]
+                    answer = Answer(answer.tokens + update.tokens, update.finish, answer.logprobs + update.logprobs)
+                    parts[update.id] = (number, answer)
+                    if update.finish:
+                        done.append(parts.pop(update.id))
+                if done:
+                    yield done
+        finally:
+            self._abandon(parts)
 
-    def _prefill(
-        self, rows: list[Example], samplings: list[Sampling], max_new_tokens: int, batch_size: int | None = None
-    ) -> tuple[Requests, bool, DecodeState, ImageMemory | None]:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: {max_new_tokens}; at least 1")
-        empty = (batch_size or self.batch_size) - len(rows)
-        tokens, tiles = (max(sizes) for sizes in zip(*map(bucket_of, rows), strict=True))
-        sizes = (tokens, tiles, self.config.vision.image_size, self.config.tokens_per_tile)
-        batch = pack_batch([[row] for row in rows] + [[]] * empty, *sizes)
-        samplings = samplings + [Sampling()] * empty
-        requests = Requests(
-            np.asarray([len(row.tokens) for row in rows] + [0] * empty, np.int32),
-            np.asarray([s.temperature for s in samplings], np.float32),
-            np.asarray([s.top_p for s in samplings], np.float32),
-            np.asarray([s.seed % 2**32 for s in samplings], np.uint32),
+    def generate(self, requests: Iterable[Request]) -> list[Answer]:
+        """All answers, in the order of the requests."""
+        found = dict(itertools.chain.from_iterable(self.answers(requests)))
+        return [found[number] for number in range(len(found))]
+
+    def stream(self, request: Request) -> Iterator[Update]:
+        """One answer as it is chosen. Other requests that are under way go on beside it, their updates unseen."""
+        id = self.submit(request)
+        finished = False
+        try:
+            while not finished:
+                for update in self.step():
+                    if update.id == id:
+                        finished = bool(update.finish)
+                        yield update
+        finally:
+            self._abandon([] if finished else [id])
+
+    def _abandon(self, ids: Iterable[int]) -> None:
+        """End requests whose caller went away, so that they do not turn up in another's updates."""
+        self._cancelled.update(ids)
+        self._cancel()
+
+    def _cancel(self) -> list[Update]:
+        ended = [work for work in (*self._working, *self._waiting) if work.id in self._cancelled]
+        for work in ended:
+            work.finish = "cancelled"
+        self._waiting = deque(work for work in self._waiting if not work.finish)
+        self._leave()
+        self._cancelled.clear()
+        return [Update(work.id, [], [], "cancelled") for work in ended]
+
+    def _admit(self) -> None:
+        """Requests in their order, as long as there is room; tiles that nobody saw before are looked at."""
+        unseen: list[tuple[int, Work, int]] = []  # place, request, number of its tile
+        being_read = {key for work in self._working for key in work.page_keys[work.length // PAGE :]}
+        held_back: list[Work] = []
+        while self._waiting and len(self._working) < self.slots and len(held_back) < 4 * self.slots:
+            work = self._waiting.popleft()
+            if self._better_later(work, being_read):
+                held_back.append(work)
+                continue
+            self._make_room(work)
+            fresh = self._place(work)
+            if fresh is None:
+                self._waiting.appendleft(work)
+                break
+            unseen += fresh
+            being_read.update(work.page_keys[work.length // PAGE :])
+            self._working.append(work)
+        self._waiting.extendleft(reversed(held_back))
+        self._see(unseen)
+
+    def _better_later(self, work: Work, being_read: set[bytes]) -> bool:
+        """Whether half or more of what it would have to read is just being read for another."""
+        unread = [key for key in work.page_keys if key not in self._pages]
+        shared = sum(key in being_read for key in unread)
+        return 2 * shared * PAGE > len(work.tokens) - (len(work.page_keys) - len(unread)) * PAGE
+
+    def _make_room(self, work: Work) -> None:
+        """Let the store grow with the largest request: `slots` of its size and a quarter more for what is shared."""
+        pages = self._pages.count
+        if not self._fixed and (self.slots * work.size > pages or pages == 1):
+            pages = 1 + self.slots * rounded(work.size, 4) * 5 // 4
+        tiles = self._tiles.count
+        if len(work.tile_keys) * self.slots >= tiles:
+            tiles = 1 + self.slots * rounded(len(work.tile_keys), 1)
+        if (pages, tiles) != (self._pages.count, self._tiles.count):
+            self._store = self._placed(grown(self._store, pages, tiles))
+            self._pages.grow(pages)
+            self._tiles.grow(tiles)
+
+    def _placed(self, store: Store) -> Store:
+        return store if self._shardings is None else jax.device_put(store, self._shardings)
+
+    def _place(self, work: Work) -> list[tuple[int, Work, int]] | None:
+        """Give it pages and tiles; those of its tiles that have to be looked at. None if there is no room."""
+        shareable = work.page_keys[: (len(work.tokens) - 1) // PAGE]  # the last token is always read, for its logits
+        pages = list(itertools.takewhile(lambda page: page is not None, map(self._pages.find, shareable)))
+        more = self._pages.take(work.size - len(pages))
+        if more is None:
+            self._pages.release(pages)
+            return None
+        work.pages, work.length = pages + more, len(pages) * PAGE
+        needed = tiles_needed(work, self.config)
+        found = [self._tiles.find(key) if need else 0 for key, need in zip(work.tile_keys, needed, strict=True)]
+        unseen = [number for number, place in enumerate(found) if place is None]
+        # The same tile twice in one request, such as a blank one, is looked at once.
+        firsts = {work.tile_keys[number]: number for number in reversed(unseen)}
+        places = self._tiles.take(len(firsts))
+        if places is None:
+            self._pages.release(work.pages)
+            self._tiles.release(place for place in found if place)
+            work.pages, work.length = [], 0
+            return None
+        for (key, number), place in zip(firsts.items(), places, strict=True):
+            self._tiles.name(place, key)
+            found[number] = place
+        pairs = zip(work.tile_keys, found, strict=True)
+        work.tiles = [self._tiles.find(key) if place is None else place for key, place in pairs]
+        return [(place, work, number) for place, number in zip(places, firsts.values(), strict=True)]
+
+    def _see(self, unseen: Sequence[tuple[int, Work, int]]) -> None:
+        while unseen:
+            count = part_of(len(unseen), TILES_OF_CALL)
+            now, unseen = unseen[:count], unseen[count:]
+            size = self.config.vision.image_size
+            tiles, index = np.zeros((count, size, size, 3), np.uint8), np.zeros(count, np.int32)
+            places = np.zeros(count, np.int32)
+            for i, (place, work, number) in enumerate(now):
+                example = work.request.example
+                tiles[i], index[i], places[i] = example.tiles[number], example.tile_index[number], place
+            new = {"tiles": tiles, "tile_index": index, "places": places}
+            self._store = self._programs.see(params=self._params, store=self._store, **new)
+
+    def _read(self, reading: Sequence[Work]) -> tuple[list[Update], int]:
+        """A piece of some prompts, of the first one and others of its size. Also how many tokens that was."""
+        size = reading[0].piece
+        alike = [work for work in reading if work.piece == size]
+        full = max(1, CALL // size)
+        rows = part_of(len(alike), few_or(min(full, self.slots)))
+        works = alike[:rows]
+        lengths = [min(len(work.tokens) - work.length, size) for work in works]
+        logprobs = any(work.request.logprobs is not None for work in works)
+        self._store, chosen = self._programs.read(
+            params=self._params,
+            store=self._store,
+            piece=piece_of(works, lengths, rows, size, self.config),
+            tiles=cross_tiles(works, rows, self.config),
+            draws=draws_of([work.request.sampling for work in works], [0] * len(works), rows),
+            greedy=not any(work.request.sampling.temperature for work in works),
+            alternatives=MOST_LOGPROBS if logprobs else 0,
         )
-        greedy = not any(s.temperature for s in samplings)
-        state, memory = self._start(self._params, batch, requests, room=max_new_tokens, greedy=greedy)
-        return requests, greedy, state, memory
+        for work, length in zip(works, lengths, strict=True):
+            whole = slice(work.length // PAGE, (work.length + length) // PAGE)
+            for page, key in zip(work.pages[whole], work.page_keys[whole], strict=True):
+                self._pages.name(page, key)
+            work.length += length
+        done = [row for row, work in enumerate(works) if work.answering]
+        updates = []
+        if done:
+            chosen = jax.device_get(chosen)
+            updates = [self._update(works[row], Chosen(*(x[row][None] for x in chosen))) for row in done]
+            self._leave()
+        return updates, rows * size
 
-    def _start_batch(
-        self, params: nnx.State, batch: Batch, requests: Requests, *, room: int, greedy: bool
-    ) -> tuple[DecodeState, ImageMemory | None]:
-        """Read the prompts and choose each row's first token."""
-        model = nnx.merge(self._graphdef, params)
-        rows, width = batch.tokens.shape
-        cache = empty_cache(model, rows, width + room)
-        hidden, cache, memory = model.prefill(batch, cache)
-        last = jnp.maximum(requests.length - 1, 0)
-        if memory is not None:
-            # Images end before the prompt does, so a new token sees what the prompt's last one sees.
-            memory = memory._replace(visible=memory.visible[jnp.arange(rows), last][:, None])
-        last = hidden[jnp.arange(rows), last]
-        token = self._choose(model.logits(last), jnp.int32(0), requests, greedy)
-        tokens = jnp.full((rows, room), self._pad_id, jnp.int32).at[:, 0].set(token)
-        return DecodeState(tokens, jnp.int32(1), self._ends(token) | (requests.length == 0), cache), memory
+    def _advance(self, works: Sequence[Work]) -> list[Update]:
+        """Up to BLOCK_STEPS tokens of every request whose prompt is read."""
+        count = next(size for size in few_or(self.slots) if size >= len(works))
+        logprobs = any(work.request.logprobs is not None for work in works)
+        counts = [len(work.chosen) for work in works]
+        self._store, chosen = self._programs.advance(
+            params=self._params,
+            store=self._store,
+            rows=rows_of(works, count),
+            tiles=cross_tiles(works, count, self.config),
+            draws=draws_of([work.request.sampling for work in works], counts, count),
+            greedy=not any(work.request.sampling.temperature for work in works),
+            alternatives=MOST_LOGPROBS if logprobs else 0,
+        )
+        chosen = jax.device_get(chosen)
+        updates = []
+        for row, work in enumerate(works):
+            before = len(work.chosen)
+            updates.append(self._update(work, Chosen(*(x[row] for x in chosen))))
+            # Every chosen token but the last is in the cache.
+            work.length += len(work.chosen) - before
+        self._leave()
+        return updates
 
-    def _advance_batch(
-        self,
-        params: nnx.State,
-        state: DecodeState,
-        memory: ImageMemory | None,
-        requests: Requests,
-        limit: jax.Array,
-        *,
-        greedy: bool,
-    ) -> DecodeState:
-        """Choose tokens until every row has ended or has `limit` of them."""
-        model = nnx.merge(self._graphdef, params)
+    def _update(self, work: Work, chosen: Chosen) -> Update:
+        """Add tokens until one ends the answer."""
+        request, new, logprobs = work.request, [], []
+        for i, token in enumerate(chosen.token.tolist()):
+            if token in self._end_ids:
+                work.finish = "stop"
+                break
+            new.append(token)
+            work.chosen.append(token)
+            if request.logprobs is not None:
+                pairs = zip(chosen.top_tokens[i].tolist(), chosen.top_logprobs[i].tolist(), strict=True)
+                top = tuple(itertools.islice(pairs, request.logprobs))
+                logprobs.append(TokenLogprob(token, float(chosen.logprob[i]), top))
+            if request.until is not None and request.until(work.chosen):
+                work.finish = "stop"
+                break
+            if len(work.chosen) >= request.max_new_tokens:
+                work.finish = "length"
+                break
+        return Update(work.id, new, logprobs, work.finish)
 
-        def step(now: DecodeState) -> DecodeState:
-            newest = jax.lax.dynamic_index_in_dim(now.tokens, now.step - 1, axis=1, keepdims=False)
-            logits, cache = model.decode(newest, requests.length + now.step - 1, now.cache, memory)
-            token = jnp.where(now.done, self._pad_id, self._choose(logits, now.step, requests, greedy))
-            tokens = jax.lax.dynamic_update_index_in_dim(now.tokens, token, now.step, axis=1)
-            return DecodeState(tokens, now.step + 1, now.done | self._ends(token), cache)
-
-        return jax.lax.while_loop(lambda now: (now.step < limit) & ~now.done.all(), step, state)
-
-    def _choose(self, logits: jax.Array, step: jax.Array, requests: Requests, greedy: bool) -> jax.Array:
-        """Float32 [B, V] -> int32 [B]."""
-        logits = jnp.where(jnp.arange(logits.shape[-1]) < self._vocab_size, logits, -jnp.inf)
-        best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        if greedy:
-            return best
-        drawn = jax.vmap(_draw, in_axes=(0, None, 0))(logits, step, requests)
-        return jnp.where(requests.temperature > 0, drawn, best)
-
-    def _ends(self, token: jax.Array) -> jax.Array:
-        return jnp.isin(token, jnp.asarray(self._end_ids))
-
-    def _cut(self, tokens: np.ndarray) -> list[int]:
-        ends = np.flatnonzero(np.isin(tokens, self._end_ids))
-        return tokens[: ends[0] if len(ends) else None].tolist()
-
-
-def empty_cache(model: NVLM, rows: int, room: int) -> KVCache:
-    """Zeros for `rows` rows of `room` tokens, in the dtype of the model's computation."""
-    decoder = model.config.decoder
-    shape = (decoder.layers, rows, room, decoder.kv_heads, decoder.head_dim)
-    return KVCache(*(jnp.zeros(shape, jnp.dtype(model.config.dtype)) for _ in range(2)))
-
-
-def bucket_of(example: Example) -> tuple[int, int]:
-    """Tokens and tiles of the batch shape that a prompt is padded to.
-
-    Tokens are rounded up to 64, 96, 128, 192, 256 ... and tiles to 0, 1, 2, 4, 8 ...: at most half again as many
-    tokens, and few shapes to compile.
-    """
-    size = 1 << max(len(example.tokens) - 1, SMALLEST_PROMPT - 1).bit_length()
-    tokens = 3 * size // 4 if size > SMALLEST_PROMPT and len(example.tokens) <= 3 * size // 4 else size
-    tiles = len(example.tiles)
-    return tokens, 1 << (tiles - 1).bit_length() if tiles else 0
+    def _leave(self) -> None:
+        """Let go of what finished requests hold; the pages of their answers may begin a later prompt."""
+        for work in self._working:
+            if work.finish:
+                if work.answering:
+                    kept = work.chosen[: work.length - len(work.tokens)]
+                    keys = page_keys(work.request.example, work.tile_keys, kept)
+                    for page, key in zip(work.pages, keys, strict=False):
+                        self._pages.name(page, key)
+                self._pages.release(work.pages)
+                self._tiles.release(place for place in work.tiles if place)
+        self._working = [work for work in self._working if not work.finish]
 
 
-def _draw(logits: jax.Array, step: jax.Array, request: Requests) -> jax.Array:
-    """One token from float32 [V] by temperature and top-p; `request` holds scalars."""
-    scaled = logits / jnp.maximum(request.temperature, 1e-6)
-    order = jnp.argsort(-scaled)
-    sorted_logits = scaled[order]
-    share = jax.nn.softmax(sorted_logits)
-    before = jnp.cumsum(share) - share
-    kept = jnp.where(before < request.top_p, sorted_logits, -jnp.inf)
-    key = jax.random.fold_in(jax.random.key(request.seed), step)
-    return order[jax.random.categorical(key, kept)].astype(jnp.int32)
+def mesh_of(params: nnx.State) -> Mesh | None:
+    """The mesh that parameters lie on; None for one device."""
+    shardings = {leaf.sharding for leaf in jax.tree.leaves(params)}
+    return next((s.mesh for s in shardings if isinstance(s, NamedSharding) and s.mesh.size > 1), None)
+
+
+def few_or(most: int) -> tuple[int, int]:
+    """The two numbers of rows that calls have: an eighth of the most, and the most."""
+    return max(1, most // 8), most
+
+
+def part_of(count: int, sizes: Sequence[int]) -> int:
+    """Size of the next call when `count` are to be done: one that is at least half used, the smallest one aside."""
+    above = next((size for size in sizes if size >= count), sizes[-1])
+    if count >= above or 2 * count > above or above == sizes[0]:
+        return above
+    return max(size for size in sizes if size <= count)

@@ -77,6 +77,11 @@ def turns(sample_id: str, messages: Sequence[Message], template: str, prompt: bo
     return found
 
 
+def without_placeholder(text: str) -> str:
+    """The text with no `<image>` in it that would be taken for an image's place."""
+    return text.replace(IMAGE_PLACEHOLDER, "< image >")
+
+
 def count_placeholders(messages: Sequence[Message]) -> int:
     """How many images the users' texts refer to. In other roles `<image>` is text."""
     return sum(m.content.count(IMAGE_PLACEHOLDER) for m in messages if m.role == "user")

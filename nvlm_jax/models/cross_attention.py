@@ -19,6 +19,7 @@ from flax import nnx
 from nvlm_jax.config import CrossAttentionConfig, DecoderConfig
 from nvlm_jax.inputs.batch import THUMBNAIL
 from nvlm_jax.models.attention import TileKeys, TileMask, attend
+from nvlm_jax.models.cached_attention import Keys, attend_over
 from nvlm_jax.models.layers import TABLE_INIT, GatedMLP, linear, rms_norm, stack
 
 
@@ -27,7 +28,7 @@ class ImageMemory(NamedTuple):
 
     media: jax.Array | None  # [B, T, N', D]: each tile's keys (its tag embedding first, where there is one)
     visible: jax.Array  # bool [B, S, T]
-    keys: jax.Array | None = None  # [G, B, T*N', K, h], computed once when generating
+    keys: jax.Array | None = None  # [G, B, K, T*N', h], computed once when generating
     values: jax.Array | None = None
 
 
@@ -52,17 +53,28 @@ class GatedCrossAttention(nnx.Module):
         pattern = "b t n (k h) -> b (t n) k h"
         return tuple(rearrange(project(media), pattern, h=self.head_dim) for project in (self.k, self.v))
 
-    def attention(self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> jax.Array:
-        """The ungated attention output [B, S, D]; exactly zero for a token that sees no tile."""
-        q = rearrange(self.q(self.norm1(x)), "b s (n h) -> b s n h", h=self.head_dim)
-        mask = TileKeys(visible, keys.shape[1] // visible.shape[2])
-        return self.out(rearrange(attend(q, keys, values, mask), "b s n h -> b s (n h)"))
+    def attention(
+        self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, kept: bool = False
+    ) -> jax.Array:
+        """The ungated attention output [B, S, D]; exactly zero for a token that sees no tile.
 
-    def __call__(self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> jax.Array:
+        `kept`: keys and values are [B, K, T*N', h], as generation keeps them.
+        """
+        q = rearrange(self.q(self.norm1(x)), "b s (n h) -> b s n h", h=self.head_dim)
+        per_tile = keys.shape[2 if kept else 1] // visible.shape[2]
+        if kept:
+            out = attend_over(q, [Keys(keys, values, jnp.repeat(visible, per_tile, axis=2))])
+        else:
+            out = attend(q, keys, values, TileKeys(visible, per_tile))
+        return self.out(rearrange(out, "b s n h -> b s (n h)"))
+
+    def __call__(
+        self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, kept: bool = False
+    ) -> jax.Array:
         gates = (jnp.tanh(g[...]).astype(x.dtype) for g in (self.attention_gate, self.mlp_gate))
         attention_gate, mlp_gate = gates
         sees = visible.any(axis=-1, keepdims=True)
-        x = x + attention_gate * self.attention(x, keys, values, visible)
+        x = x + attention_gate * self.attention(x, keys, values, visible, kept)
         return x + mlp_gate * jnp.where(sees, self.mlp(self.norm2(x)), 0)
 
 
@@ -88,13 +100,17 @@ class CrossAttention(nnx.Module):
         """
         if self.arch == "h":
             mask = mask._replace(tile_segment=jnp.where(tile_index == THUMBNAIL, 0, mask.tile_segment))
-        if self.tags is not None:
-            rows = self.tags[...].astype(image_tokens.dtype)
-            tag = rows[jnp.clip(tile_index - 1, 0, rows.shape[0] - 1)][:, :, None]
-            image_tokens = jnp.concatenate([tag, image_tokens], axis=2)
-        return ImageMemory(image_tokens, mask.tiles())
+        return ImageMemory(self.media(image_tokens, tile_index), mask.tiles())
 
-    def precompute(self, memory: ImageMemory) -> ImageMemory:
-        """Every layer's keys and values at once, for generation: they do not change while tokens are added."""
-        keys, values = nnx.vmap(lambda layer: layer.keys_values(memory.media), in_axes=0, out_axes=0)(self.layers)
-        return memory._replace(media=None, keys=keys, values=values)
+    def media(self, image_tokens: jax.Array, tile_index: jax.Array) -> jax.Array:
+        """Each tile's image tokens [B, T, N, D], behind its tag embedding where there is one: [B, T, N', D]."""
+        if self.tags is None:
+            return image_tokens
+        rows = self.tags[...].astype(image_tokens.dtype)
+        tag = rows[jnp.clip(tile_index - 1, 0, rows.shape[0] - 1)][:, :, None]
+        return jnp.concatenate([tag, image_tokens], axis=2)
+
+    def keys_values(self, media: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """[V, 1, N', D] -> every layer's keys and values [V, G, K, N', h], which no added token changes."""
+        both = nnx.vmap(lambda layer: layer.keys_values(media), in_axes=0, out_axes=0)(self.layers)
+        return tuple(rearrange(x, "g v n k h -> v g k n h") for x in both)

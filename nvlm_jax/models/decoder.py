@@ -15,15 +15,41 @@ from flax import nnx
 
 from nvlm_jax.config import DecoderConfig
 from nvlm_jax.models.attention import CausalMask, attend
+from nvlm_jax.models.cached_attention import Keys, attend_over
 from nvlm_jax.models.cross_attention import CrossAttention, ImageMemory
-from nvlm_jax.models.layers import TABLE_INIT, GatedMLP, linear, rematerialised, rms_norm, rotate, scan_layers, stack
+from nvlm_jax.models.layers import (
+    TABLE_INIT,
+    GatedMLP,
+    linear,
+    rematerialised,
+    rms_norm,
+    rotate,
+    scan_layers,
+    stack,
+    whole,
+)
 
 
-class KVCache(NamedTuple):
-    """Keys and values of all layers; place i of a row holds the token whose index in the row is i."""
+class KeyValues(NamedTuple):
+    """Keys and values of all layers, or without the leading L of one."""
 
-    keys: jax.Array  # [L, B, M, K, h]
-    values: jax.Array  # [L, B, M, K, h]
+    keys: jax.Array  # [L, B, K, M, h]
+    values: jax.Array  # [L, B, K, M, h]
+
+
+class Cache(NamedTuple):
+    """What a token sees when generating: tokens read before, and the latest ones beside itself."""
+
+    past: KeyValues
+    fresh: KeyValues | None  # room for the latest tokens; None = just those that are read now
+
+
+class CacheMask(NamedTuple):
+    """Who sees what of a `Cache`."""
+
+    past: jax.Array  # bool [B, M]
+    fresh: jax.Array  # bool [B, S, F]
+    offset: jax.Array | int = 0  # place in `fresh` of the first token read now
 
 
 class SelfAttention(nnx.Module):
@@ -38,16 +64,19 @@ class SelfAttention(nnx.Module):
         self.out = linear(inner, config.width, rngs, dtype)
 
     def __call__(
-        self, x: jax.Array, positions: jax.Array, mask: CausalMask, cache: KVCache | None
-    ) -> tuple[jax.Array, KVCache | None]:
+        self, x: jax.Array, positions: jax.Array, mask: CausalMask | CacheMask, cache: Cache | None
+    ) -> tuple[jax.Array, KeyValues | None]:
         q, k, v = (rearrange(f(x), "b s (n h) -> b s n h", h=self.head_dim) for f in (self.q, self.k, self.v))
         q, k = rotate(q, positions, self.theta), rotate(k, positions, self.theta)
-        if cache is not None:
-            rows = jnp.arange(x.shape[0])[:, None]
-            k = cache.keys.at[rows, mask.q_index].set(k.astype(cache.keys.dtype))
-            v = cache.values.at[rows, mask.q_index].set(v.astype(cache.values.dtype))
-            cache = KVCache(k, v)
-        return self.out(rearrange(attend(q, k, v, mask), "b s n h -> b s (n h)")), cache
+        if cache is None:
+            out, fresh = attend(q, k, v, mask), None
+        else:
+            fresh = KeyValues(*(rearrange(a, "b s k h -> b k s h").astype(cache.past.keys.dtype) for a in (k, v)))
+            if cache.fresh is not None:
+                pairs = zip(cache.fresh, fresh, strict=True)
+                fresh = KeyValues(*(jax.lax.dynamic_update_slice_in_dim(a, b, mask.offset, 2) for a, b in pairs))
+            out = attend_over(q, (Keys(*cache.past, mask.past[:, None]), Keys(*fresh, mask.fresh)))
+        return self.out(rearrange(out, "b s n h -> b s (n h)")), fresh
 
 
 class DecoderLayer(nnx.Module):
@@ -60,11 +89,11 @@ class DecoderLayer(nnx.Module):
         self.mlp = GatedMLP(config.width, config.ff, rngs, dtype)
 
     def __call__(
-        self, x: jax.Array, positions: jax.Array, mask: CausalMask, cache: KVCache | None
-    ) -> tuple[jax.Array, KVCache | None]:
-        attended, cache = self.attention(self.norm1(x), positions, mask, cache)
+        self, x: jax.Array, positions: jax.Array, mask: CausalMask | CacheMask, cache: Cache | None
+    ) -> tuple[jax.Array, KeyValues | None]:
+        attended, fresh = self.attention(self.norm1(x), positions, mask, cache)
         x = x + attended
-        return x + self.mlp(self.norm2(x)), cache
+        return x + self.mlp(self.norm2(x)), fresh
 
 
 class Decoder(nnx.Module):
@@ -93,40 +122,42 @@ class Decoder(nnx.Module):
         self,
         x: jax.Array,
         positions: jax.Array,
-        mask: CausalMask,
+        mask: CausalMask | CacheMask,
         cross: CrossAttention | None = None,
         memory: ImageMemory | None = None,
-        cache: KVCache | None = None,
-    ) -> tuple[jax.Array, KVCache | None]:
-        """Embeddings [B, S, D] -> final normalised hidden states [B, S, D] and the cache with these tokens written.
+        cache: Cache | None = None,
+    ) -> tuple[jax.Array, KeyValues | None]:
+        """Embeddings [B, S, D] -> final normalised hidden states [B, S, D] and `cache.fresh` with these tokens written.
 
         Args:
             x: token and image embeddings.
             positions: int32 [B, S], rotary positions.
-            mask: self-attention mask; its `q_index` is also where the cache is written.
+            mask: self-attention mask, a `CacheMask` with a cache.
             cross: the gated layers, or None for a plain text decoder (and NVLM-D).
             memory: what they read.
-            cache: keys and values of earlier tokens, when generating.
+            cache: keys and values of earlier tokens, when generating; its leaves lead with L.
         """
 
-        def layer_body(layer: DecoderLayer, x: jax.Array, cache: KVCache | None):
+        def layer_body(layer: DecoderLayer, x: jax.Array, cache: Cache | None):
             return layer(x, positions, mask, cache)
 
         if cross is None:
-            x, cache = scan_layers(self.layers, layer_body, x, cache, remat=self.remat, unroll=self.unroll)
+            x, fresh = scan_layers(self.layers, layer_body, x, cache, remat=self.remat, unroll=self.unroll)
         else:
-            x, cache = self._with_cross_attention(layer_body, x, cross, memory, cache)
-        return self.norm(x), cache
+            x, fresh = self._with_cross_attention(layer_body, x, cross, memory, cache)
+        return self.norm(x), fresh
 
     def _with_cross_attention(self, layer_body, x, cross, memory, cache):
-        every = self.config.layers // _count(cross.layers)
-        grouped = jax.tree.map(lambda a: a.reshape(-1, every, *a.shape[1:]), cache)
+        groups = _count(cross.layers)
+        every = self.config.layers // groups
+        grouped = jax.tree.map(lambda a: a.reshape(groups, every, *a.shape[1:]), cache)
         gated_graph, gated_params = nnx.split(cross.layers)
 
         def gated_body(gated_params, x, keys_values):
-            gated = nnx.merge(gated_graph, gated_params)
-            keys, values = gated.keys_values(memory.media) if keys_values is None else keys_values
-            return gated(x, keys, values, memory.visible)
+            gated = nnx.merge(gated_graph, whole(gated_params))
+            if keys_values is None:
+                return gated(x, *gated.keys_values(memory.media), memory.visible)
+            return gated(x, *keys_values, memory.visible, kept=True)
 
         def group_body(layers, x, scanned):
             gated_params, keys_values, cache = scanned
@@ -135,8 +166,8 @@ class Decoder(nnx.Module):
 
         keys_values = None if memory.keys is None else (memory.keys, memory.values)
         xs = (gated_params, keys_values, grouped)
-        x, grouped = scan_layers(self.layers, group_body, x, xs, group=every, unroll=self.unroll)
-        return x, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), grouped)
+        x, fresh = scan_layers(self.layers, group_body, x, xs, group=every, unroll=self.unroll)
+        return x, jax.tree.map(lambda a: a.reshape(self.config.layers, *a.shape[2:]), fresh)
 
 
 def _count(layers: nnx.Module) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,17 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+class Int8(NamedTuple):
+    """A stack of matrices in 8 bits: values * scale. For inference alone; see generation/int8.py."""
+
+    values: jax.Array  # int8 [L, din, dout]
+    scale: jax.Array  # [L, 1, dout]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
 
 
 def linear(din: int, dout: int, rngs: nnx.Rngs, dtype: str, bias: bool = False) -> nnx.Linear:
@@ -99,6 +110,15 @@ def scan_layers(
 
     def step(carry: Any, scanned: Any) -> tuple[Any, Any]:
         params, x = scanned
-        return body(nnx.merge(graphdef, params), carry, x)
+        return body(nnx.merge(graphdef, whole(params) if group is None else params), carry, x)
 
     return jax.lax.scan(rematerialised(step, remat), carry, (params, xs), unroll=unroll)
+
+
+def whole(params: Any) -> Any:
+    """Parameters of one layer, `Int8` matrices turned back."""
+
+    def turn(leaf: Any) -> Any:
+        return leaf.values.astype(leaf.scale.dtype) * leaf.scale if isinstance(leaf, Int8) else leaf
+
+    return jax.tree.map(turn, params, is_leaf=lambda leaf: isinstance(leaf, Int8))

@@ -11,6 +11,8 @@ no other branch on the architecture in the model.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,11 +21,19 @@ from nvlm_jax.config import ModelConfig
 from nvlm_jax.inputs.batch import Batch
 from nvlm_jax.models.attention import CausalMask, TileMask
 from nvlm_jax.models.cross_attention import CrossAttention, ImageMemory
-from nvlm_jax.models.decoder import Decoder, KVCache
+from nvlm_jax.models.decoder import Cache, CacheMask, Decoder, KeyValues
 from nvlm_jax.models.projector import Projector
 from nvlm_jax.models.vision import VisionEncoder, pixel_shuffle
 
 PARTS = ("vision", "projector", "cross_attention", "decoder")
+
+
+class Seen(NamedTuple):
+    """What is kept of each tile while generating."""
+
+    tokens: jax.Array  # [V, N, D]
+    keys: jax.Array | None  # [V, G, K, N', h], of the cross-attention layers, where there are some
+    values: jax.Array | None
 
 
 class NVLM(nnx.Module):
@@ -77,45 +87,32 @@ class NVLM(nnx.Module):
         """[..., D] -> float32 [..., V]."""
         return self.decoder.logits(hidden)
 
-    def prefill(self, batch: Batch, cache: KVCache) -> tuple[jax.Array, KVCache, ImageMemory | None]:
-        """Read prompts (one a row, from place 0) into an empty cache.
-
-        Returns:
-            hidden [B, S, D], the cache, and the image memory with every layer's keys and values computed.
-        """
-        b, s = batch.tokens.shape
-        index = jnp.broadcast_to(jnp.arange(s), (b, s))
-        image_tokens = self.image_tokens(batch.tiles) if batch.tiles.shape[1] else None
-        memory = None if image_tokens is None else self.memory(batch, image_tokens, index)
-        if memory is not None:
-            memory = self.cross_attention.precompute(memory)
-        room = cache.keys.shape[2]
-        k_segment = jnp.pad(batch.segment_ids, ((0, 0), (0, room - s)))
-        mask = CausalMask(batch.segment_ids, index, k_segment, jnp.broadcast_to(jnp.arange(room), (b, room)))
-        x = self.embed(batch.tokens, image_tokens, batch.image_slots)
-        cross = None if memory is None else self.cross_attention
-        hidden, cache = self.decoder(x, batch.positions, mask, cross, memory, cache)
-        return hidden, cache, memory
-
-    def decode(
-        self, tokens: jax.Array, index: jax.Array, cache: KVCache, memory: ImageMemory | None
-    ) -> tuple[jax.Array, KVCache]:
-        """One more token a row.
+    def see(self, tiles: jax.Array, tile_index: jax.Array) -> Seen:
+        """Everything that generation needs of some tiles, whatever they belong to.
 
         Args:
-            tokens: int32 [B].
-            index: int32 [B], the token's place in its row = how many came before it.
-            cache: keys and values of the earlier ones.
-            memory: from `prefill`, with `visible` [B, 1, T] for the new token.
+            tiles: uint8 [V, P, P, 3].
+            tile_index: int32 [V], k of `<tile_k>`.
+        """
+        tokens = self.image_tokens(tiles[:, None])
+        if self.cross_attention is None:
+            return Seen(tokens[:, 0], None, None)
+        media = self.cross_attention.media(tokens, tile_index[:, None])
+        return Seen(tokens[:, 0], *self.cross_attention.keys_values(media))
+
+    def extend(
+        self, x: jax.Array, positions: jax.Array, mask: CacheMask, cache: Cache, memory: ImageMemory | None
+    ) -> tuple[jax.Array, KeyValues]:
+        """More tokens of rows whose earlier ones are in the cache.
+
+        Args:
+            x: [B, S, D], embeddings.
+            positions: int32 [B, S].
+            mask: who sees what of the cache.
+            cache: keys and values of earlier tokens.
+            memory: with every layer's keys and values; None = no tile is seen by any row.
 
         Returns:
-            logits float32 [B, V] and the cache with the token written.
+            hidden [B, S, D], and `cache.fresh` with the new tokens in their places.
         """
-        b, room = tokens.shape[0], cache.keys.shape[2]
-        places = jnp.broadcast_to(jnp.arange(room), (b, room))
-        ones = jnp.ones((b, 1), jnp.int32)
-        mask = CausalMask(ones, index[:, None], (places <= index[:, None]).astype(jnp.int32), places)
-        cross = None if memory is None else self.cross_attention
-        x = self.decoder.embed(tokens[:, None])
-        hidden, cache = self.decoder(x, index[:, None], mask, cross, memory, cache)
-        return self.logits(hidden[:, 0]), cache
+        return self.decoder(x, positions, mask, None if memory is None else self.cross_attention, memory, cache)

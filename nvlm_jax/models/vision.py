@@ -89,7 +89,7 @@ class VisionEncoder(nnx.Module):
     def __init__(
         self, config: VisionConfig, rngs: nnx.Rngs, dtype: str = "float32", remat: str = "none", unroll: int = 1
     ):
-        self.config, self.dtype, self.scan = config, dtype, {"remat": remat, "unroll": unroll}
+        self.config, self.dtype, self.remat, self.unroll = config, dtype, remat, unroll
         self.patch = linear(3 * config.patch_size**2, config.width, rngs, dtype, bias=True)
         self.class_token = nnx.Param(TABLE_INIT(rngs.params(), (1, 1, config.width)))
         self.position = nnx.Param(position_table(config.image_size // config.patch_size, config.width))
@@ -111,5 +111,6 @@ class VisionEncoder(nnx.Module):
 
     def __call__(self, tiles: jax.Array) -> jax.Array:
         """uint8 [tiles, P, P, 3] -> [tiles, patches, C]: the last layer without the class token."""
-        x, _ = scan_layers(self.layers, lambda layer, x, _: (layer(x), None), self.embed(tiles), **self.scan)
+        how = {"remat": self.remat, "unroll": self.unroll}
+        x, _ = scan_layers(self.layers, lambda layer, x, _: (layer(x), None), self.embed(tiles), **how)
         return x[:, 1:]

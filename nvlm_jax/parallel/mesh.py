@@ -1,9 +1,9 @@
 """The mesh of a run: every device of every host, along four named axes.
 
-    data      rows of the batch; parameters are whole on each
-    fsdp      rows of the batch; parameters are split
-    tensor    heads, feed-forward width and vocabulary
-    context   places of a row
+data      rows of the batch; parameters are whole on each
+fsdp      rows of the batch; parameters are split
+tensor    heads, feed-forward width and vocabulary
+context   places of a row
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import AxisType, Mesh
 
-from nvlm_jax.config import ConfigError, MeshConfig
+from nvlm_jax.config import ConfigError, MeshConfig, ModelConfig
 
 AXES = ("data", "fsdp", "tensor", "context")
 ROWS = ("data", "fsdp")  # axes over which the rows of a batch are split
@@ -29,6 +29,25 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     devices = list(jax.devices() if devices is None else devices)
     sizes = fill_axes(config, len(devices))
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def inference_mesh(model: ModelConfig, devices: Sequence[jax.Device]) -> Mesh | None:
+    """Devices along `tensor` as far as heads and widths allow, the others along `fsdp`; None for one device.
+
+    Raises:
+        ConfigError: the model's sizes divide by no such mesh.
+    """
+    count, decoder, vision = len(devices), model.decoder, model.vision
+    if count == 1:
+        return None
+    by_tensor = (decoder.heads, decoder.kv_heads, decoder.ff, decoder.vocab_size, model.projector_width)
+    by_fsdp = (vision.width, decoder.width)
+    for tensor in (n for n in range(count, 0, -1) if count % n == 0):
+        if not any(size % tensor for size in by_tensor) and not any(size % (count // tensor) for size in by_fsdp):
+            return make_mesh(MeshConfig(fsdp=count // tensor, tensor=tensor), devices)
+    raise ConfigError(
+        f"{count} devices: no tensor * fsdp of them divides heads, widths and vocabulary of the model; take fewer"
+    )
 
 
 def fill_axes(config: MeshConfig, count: int) -> tuple[int, ...]:

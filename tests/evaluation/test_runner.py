@@ -11,6 +11,7 @@ from nvlm_jax.config import InputConfig
 from nvlm_jax.evaluation import embedded, runner
 from nvlm_jax.evaluation.benchmark import Scored, ask
 from nvlm_jax.evaluation.question import Prediction, Question
+from nvlm_jax.generation.request import Answer
 from nvlm_jax.inputs.batch import Message
 from nvlm_jax.inputs.errors import BadSample
 from nvlm_jax.inputs.example import ExampleBuilder
@@ -45,19 +46,24 @@ def builder() -> ExampleBuilder:
 
 @pytest.fixture
 def batches(monkeypatch, builder) -> list:
-    """Prompts that were asked together; every answer is ` FOX `."""
+    """Prompts that were asked together, with their limit; every answer is ` FOX `, as far as it goes."""
     calls = []
 
     class StandIn:
-        def __init__(self, model, vocab_size, end_ids, batch_size):
+        def __init__(self, model, vocab_size, end_ids, slots):
             assert vocab_size == builder.tokenizer.vocab_size
             assert builder.tokenizer.decode(end_ids, skip_special=False) == "<|im_end|>"
 
-        def generate(self, examples, max_new_tokens):
-            calls.append((examples, max_new_tokens))
-            return [builder.tokenizer.encode(" FOX ") for _ in examples]
+        def answers(self, requests):
+            requests = list(requests)
+            limits = {request.max_new_tokens for request in requests}
+            if requests:
+                calls.append(([request.example for request in requests], *limits))
+            for i, request in enumerate(requests):
+                ids = builder.tokenizer.encode(" FOX ")[: request.max_new_tokens]
+                yield [(i, Answer(ids, "length" if len(ids) == request.max_new_tokens else "stop", []))]
 
-    monkeypatch.setattr(runner, "Generator", StandIn)
+    monkeypatch.setattr(runner, "Engine", StandIn)
     return calls
 
 
@@ -91,11 +97,12 @@ def test_an_answer_is_right_if_it_equals_the_expected_text(builder, batches):
     assert all(p.ids == tuple(builder.tokenizer.encode(" FOX ")) and p.seconds > 0 for p in predictions)
 
 
-def test_answers_come_in_batches_of_one_size_over_chunks(builder, batches, monkeypatch):
-    monkeypatch.setattr(runner, "CHUNK", 3)
-    questions = [question(i, "FOX", *[encoded(TILE * (1 + i % 2), TILE)]) for i in range(6)]
-    asked_of(builder, questions, views=("vision",))
-    assert [[len(e.tiles) for e in examples] for examples, _ in batches] == [[1, 1], [3], [1], [3, 3]]
+def test_questions_on_one_page_follow_each_other_in_chunks(builder, batches, monkeypatch):
+    monkeypatch.setattr(runner, "CHUNK", 4)
+    questions = [dataclasses.replace(question(i, "FOX"), sample=f"page-{i % 2}") for i in range(6)]
+    predictions = asked_of(builder, questions)
+    assert [len(examples) for examples, _ in batches] == [4, 2]
+    assert [p.id for p in predictions] == ["q/0", "q/2", "q/1", "q/3", "q/4", "q/5"]
 
 
 def test_what_is_done_is_not_asked_again(builder, batches):
@@ -167,8 +174,8 @@ def test_a_judge_is_asked_only_about_what_the_rules_cannot_read(builder, batches
     questions = [question(i, "B") for i in range(3)]
     for allowed in (False, True):
         benchmark = dataclasses.replace(base, score=score, judged=allowed)
-        [answered] = runner.Asker(None, builder, batch_size=4, judge=judge).ask(benchmark, questions)
-        found = [(p.extraction, p.score, p.judged) for _, p in answered]
+        answered = runner.Asker(None, builder, batch_size=4, judge=judge).ask(benchmark, questions)
+        found = [(p.extraction, p.score, p.judged) for part in answered for _, p in part]
         assert found[1:] == [(None, 0.0, False), ("B", 1.0, False)]
         assert found[0] == (("B", 1.0, True) if allowed else (None, 0.0, False))
     assert judge.asked == 2

@@ -1,6 +1,7 @@
 """An evaluation from files to files with a stand-in for the model: killed anywhere, it goes on, nothing twice."""
 
 import collections
+import itertools
 import json
 import pathlib
 
@@ -10,6 +11,7 @@ from nvlm_jax.evaluation import compare, report, results, runner, session
 from nvlm_jax.evaluation.benchmarks import registry
 from nvlm_jax.evaluation.files import BenchmarkError
 from nvlm_jax.evaluation.journal import OtherEvaluation
+from nvlm_jax.generation.request import Answer
 from tests.evaluation.benchmarks import miniature
 from tests.evaluation.test_runner import make_builder
 
@@ -39,18 +41,25 @@ class Model:
         left = [stop]
 
         class StandIn:
-            def __init__(self, model, vocab_size, end_ids, batch_size):
-                pass
+            def __init__(self, model, vocab_size, end_ids, slots):
+                self.slots = slots
 
-            def generate(self, examples, max_new_tokens):
-                left[0] -= 1
-                if left[0] < 0:
-                    raise Stopped
-                for example in examples:
-                    asked[tokenizer.decode(example.tokens.tolist()), example.tiles.tobytes()] += 1
-                return [tokenizer.encode(say)[:max_new_tokens] for _ in examples]
+            def answers(self, requests):
+                numbered = enumerate(requests)
+                while batch := list(itertools.islice(numbered, self.slots)):
+                    left[0] -= 1
+                    if left[0] < 0:
+                        raise Stopped
+                    for _, request in batch:
+                        example = request.example
+                        asked[tokenizer.decode(example.tokens.tolist()), example.tiles.tobytes()] += 1
+                    yield [(i, self.answer(request.max_new_tokens)) for i, request in batch]
 
-        monkeypatch.setattr(runner, "Generator", StandIn)
+            def answer(self, limit):
+                ids = tokenizer.encode(say)[:limit]
+                return Answer(ids, "length" if len(ids) == limit else "stop", [])
+
+        monkeypatch.setattr(runner, "Engine", StandIn)
 
 
 @pytest.fixture

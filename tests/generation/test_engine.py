@@ -1,4 +1,4 @@
-"""Cached, batched decoding against the full forward pass, and what a request may ask."""
+"""Cached, batched decoding against the full forward pass, what is used again, and what a request may ask."""
 
 import functools
 
@@ -9,7 +9,10 @@ import pytest
 from flax import nnx
 
 from nvlm_jax.config import CrossAttentionConfig, DecoderConfig, ModelConfig, VisionConfig
-from nvlm_jax.generation.engine import Generator, Sampling, bucket_of
+from nvlm_jax.generation import work
+from nvlm_jax.generation.engine import Engine, part_of
+from nvlm_jax.generation.request import GREEDY, Request
+from nvlm_jax.generation.sampling import Sampling
 from nvlm_jax.inputs.batch import THUMBNAIL, Example
 from nvlm_jax.inputs.packing import pack_batch
 from nvlm_jax.models.build import build_model
@@ -127,55 +130,160 @@ def continued(prompt: Example, answer: list[int]) -> Example:
     )
 
 
-@functools.cache
-def generator() -> Generator:
-    return Generator(make_model("d"), VOCAB, [END], batch_size=4)
+def make_engine(arch: str = "d", cache_tokens: int = 1600) -> Engine:
+    """A new one that shares the compiled programs of all others."""
+    return Engine(make_model(arch), VOCAB, [END], slots=4, cache_tokens=cache_tokens)
+
+
+engine = functools.cache(make_engine)
+
+
+def ask(engine: Engine, prompts, count: int = NEW, samplings=GREEDY, **options) -> list[list[int]]:
+    """The tokens of the answers to all prompts, asked at once."""
+    samplings = [samplings] * len(prompts) if isinstance(samplings, Sampling) else samplings
+    requests = [Request(p, count, s, **options) for p, s in zip(prompts, samplings, strict=True)]
+    return [answer.tokens for answer in engine.generate(requests)]
 
 
 def short_prompts() -> list[Example]:
-    """Five of one batch shape."""
     return [make_prompt("d", [1], 10 + seed, seed) for seed in range(5)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["d", "x", "h"])
-def test_cached_greedy_decoding_equals_the_full_forward_token_for_token(arch):
+def test_cached_greedy_decoding_equals_the_full_forward_token_for_token(arch, monkeypatch):
+    # Pieces of 32 tokens, so that most prompts are read in several.
+    monkeypatch.setattr(work, "PIECE", 32)
     model, prompts = make_model(arch), make_prompts(arch)
     expected = uncached_greedy(model, prompts, NEW)
     assert any(len(set(answer)) > 4 for answer in expected)  # answers that a mistake would change
-    generator = Generator(model, VOCAB, [END], batch_size=2)
-    assert generator.generate(prompts, NEW) == expected
+    assert ask(engine(arch), prompts, NEW) == expected
+    assert ask(engine(arch), prompts[::-1], NEW) == expected[::-1]  # from what was kept
 
 
 @pytest.mark.parametrize("arch", ["d", "x", "h"])
 def test_an_answer_depends_on_the_pixels(arch):
     prompts = [make_prompt(arch, [3], 6, seed) for seed in range(4)]
-    generator = Generator(make_model(arch), VOCAB, [END], batch_size=4)
     inverted = [prompt._replace(tiles=255 - prompt.tiles) for prompt in prompts]
-    assert generator.generate(prompts, NEW) != generator.generate(inverted, NEW)
+    assert ask(engine(arch), prompts) != ask(engine(arch), inverted)
 
 
-def test_streaming_gives_the_same_tokens_one_by_one():
+class Counted:
+    """Calls of an engine's programs: tiles that were looked at, and tokens of prompts that were read."""
+
+    def __init__(self, engine: Engine, monkeypatch):
+        self.tiles, self.tokens = 0, 0
+        for name in ("see", "read"):
+            monkeypatch.setattr(engine._programs, name, functools.partial(self._call, getattr(engine._programs, name)))
+
+    def _call(self, program, **arguments):
+        self.tiles += int((arguments["places"] > 0).sum()) if "places" in arguments else 0
+        self.tokens += int(arguments["piece"].length.sum()) if "piece" in arguments else 0
+        return program(**arguments)
+
+
+@pytest.mark.parametrize("arch", ["d", "x", "h"])
+def test_several_questions_on_one_page_read_it_once(arch, monkeypatch):
+    page = make_prompt(arch, [3], 40, 0)
+    body = len(page.tokens) - 9
+    questions = [make_question(page, body, seed) for seed in range(4)]
+    alone = [ask(make_engine(arch), [q])[0] for q in questions[:2]]
+    fresh = make_engine(arch)
+    counted = Counted(fresh, monkeypatch)
+    answers = ask(fresh, questions)
+    assert answers[:2] == alone
+    assert counted.tiles == len(page.tiles)
+    shared = body // 16 * 16
+    assert counted.tokens == 4 * len(page.tokens) - 3 * shared
+    # Another picture in the same words has nothing in common with it but the text before.
+    other = questions[0]._replace(tiles=255 - page.tiles)
+    assert ask(fresh, [other])[0] != answers[0] and counted.tiles == 2 * len(page.tiles)
+
+
+def make_question(page: Example, body: int, seed: int) -> Example:
+    """The page's prompt with other tokens from `body` on."""
+    tokens = page.tokens.copy()
+    tokens[body:] = np.random.default_rng(100 + seed).integers(8, VOCAB, len(tokens) - body)
+    return page._replace(tokens=tokens)
+
+
+def test_a_conversation_goes_on_from_what_was_kept_of_it(monkeypatch):
+    fresh = make_engine()
+    prompt = make_prompt("d", [2], 20, 3)
+    answer = ask(fresh, [prompt], 40)[0]
+    following = continued(prompt, [*answer, 9, 10, 11])
+    counted = Counted(fresh, monkeypatch)
+    again = ask(fresh, [following])
+    assert counted.tiles == 0 and counted.tokens <= 3 + 2 * 16
+    assert again == ask(make_engine(), [following])
+
+
+def test_room_that_others_need_is_given_up_and_nothing_is_mixed_up():
+    prompts = [make_prompt("d", [1], 18, seed) for seed in range(12)]
+    expected = ask(engine(), prompts)
+    # Five pages are for one request at a time (three of its own and of others what is left).
+    small = make_engine(cache_tokens=16 * 5)
+    assert ask(small, prompts) == expected == ask(small, prompts)
+    assert small._pages.available == small._pages.count - 1 and small._pages.held == small._tiles.held == 0
+
+
+def test_streaming_gives_the_same_tokens_as_they_come():
     prompts = short_prompts()[:2]
-    stream = generator().stream(prompts[0], NEW)
-    assert [next(stream), *stream] == generator().generate(prompts, NEW)[0]
+    updates = list(engine().stream(Request(prompts[0], NEW)))
+    assert [token for u in updates for token in u.tokens] == ask(engine(), prompts)[0]
+    assert len(updates) > 1 and [bool(u.finish) for u in updates] == [False] * (len(updates) - 1) + [True]
+
+
+def test_requests_join_and_leave_while_others_are_decoded():
+    prompts = [make_prompt("d", [1], 10 + seed, seed) for seed in range(9)]
+    lengths = [3, 30, 5, 17, 1, 40, 8, 9, 21]
+    expected = [ask(engine(), [p], n)[0] for p, n in zip(prompts, lengths, strict=True)]
+    order, found = [], {}
+    for done in engine().answers(Request(p, n) for p, n in zip(prompts, lengths, strict=True)):
+        found |= dict(done)
+        order.append([number for number, _ in done])
+    assert [found[i].tokens for i in range(9)] == expected
+    ended = [number for round in order for number in round]
+    assert ended.index(4) < ended.index(1) < ended.index(5) and len(order) > 3
+    assert {found[i].finish for i in range(9) if len(expected[i]) == lengths[i]} == {"length"}
+
+
+def test_a_cancelled_request_leaves_and_the_others_do_not_notice():
+    one = make_engine()
+    prompts = short_prompts()[:3]
+    expected = ask(engine(), prompts, 30)
+    ids = [one.submit(Request(p, 30)) for p in prompts]
+    found = {id: [] for id in ids}
+    finishes = {}
+    for _ in range(20):
+        for update in one.step():
+            found[update.id] += update.tokens
+            finishes[update.id] = update.finish
+        one.cancel(ids[0])
+    assert finishes[ids[0]] == "cancelled" and found[ids[0]] == expected[0][: len(found[ids[0]])]
+    assert [found[i] for i in ids[1:]] == expected[1:]
+    assert one.working == one.waiting == 0 and one._pages.held == 0
+    stream = one.stream(Request(prompts[0], 30))
+    next(stream)
+    stream.close()
+    assert one.working == 0
 
 
 def test_tokens_beyond_the_tokenizer_never_win():
     prompts = short_prompts()
-    free = generator().generate(prompts, NEW)
+    free = ask(engine(), prompts)
     limit = max(max(answer) for answer in free)
-    held = Generator(make_model("d"), limit, [END], batch_size=4)
+    held = Engine(make_model("d"), limit, [END], slots=4, cache_tokens=1600)
     for sampling in (Sampling(), Sampling(temperature=1.0, seed=1)):
-        assert max(max(answer, default=0) for answer in held.generate(prompts, NEW, sampling)) < limit
+        assert max(max(answer, default=0) for answer in ask(held, prompts, NEW, sampling)) < limit
 
 
 def test_an_end_token_ends_the_answer_of_its_row_alone():
     prompts = short_prompts()
-    answers = generator().generate(prompts, NEW)
+    answers = ask(engine(), prompts)
     longest = max(range(len(prompts)), key=lambda i: len(answers[i]))
     end = answers[longest][3]
-    shorter = Generator(make_model("d"), VOCAB, [END, end], batch_size=4).generate(prompts, NEW)
+    shorter = ask(Engine(make_model("d"), VOCAB, [END, end], slots=4, cache_tokens=1600), prompts)
     for answer, short in zip(answers, shorter, strict=True):
         assert short == (answer[: answer.index(end)] if end in answer else answer)
     assert len(shorter[longest]) <= 3 < len(answers[longest])
@@ -184,55 +292,72 @@ def test_an_end_token_ends_the_answer_of_its_row_alone():
 
 def test_a_request_draws_the_same_tokens_in_any_company():
     prompts = short_prompts()
-    hot = [Sampling(temperature=2.0, top_p=0.9, seed=seed) for seed in range(len(prompts))]
-    together = generator().generate(prompts, NEW, hot)
-    alone = [generator().generate([p], NEW, s)[0] for p, s in zip(prompts, hot, strict=True)]
+    hot = [Sampling(temperature=2.0, top_p=0.9, top_k=30, seed=seed) for seed in range(len(prompts))]
+    together = ask(engine(), prompts, NEW, hot)
+    alone = [ask(engine(), [p], NEW, [s])[0] for p, s in zip(prompts, hot, strict=True)]
     assert together == alone
-    other = [Sampling(temperature=2.0, top_p=0.9, seed=seed + 100) for seed in range(len(prompts))]
-    assert generator().generate(prompts, NEW, other) != together
-    mixed = generator().generate(prompts, NEW, [Sampling(), *hot[1:]])
-    assert mixed == [generator().generate(prompts[:1], NEW)[0], *together[1:]]
+    other = [Sampling(temperature=2.0, top_p=0.9, top_k=30, seed=seed + 100) for seed in range(len(prompts))]
+    assert ask(engine(), prompts, NEW, other) != together
+    mixed = ask(engine(), prompts, NEW, [Sampling(), *hot[1:]])
+    assert mixed == [ask(engine(), prompts[:1])[0], *together[1:]]
 
 
-def test_top_p_keeps_the_fewest_tokens_that_hold_it():
+def test_the_least_top_p_and_top_k_are_greedy():
     prompts = short_prompts()[:1] * 4
-    tiny = [Sampling(temperature=1.0, top_p=1e-6, seed=seed) for seed in range(4)]
-    assert generator().generate(prompts, NEW, tiny) == generator().generate(prompts, NEW)
+    greedy = ask(engine(), prompts)
+    for least in ({"top_p": 1e-6}, {"top_k": 1}):
+        assert ask(engine(), prompts, NEW, [Sampling(1.0, seed=seed, **least) for seed in range(4)]) == greedy
+
+
+def test_logprobs_are_the_models_own():
+    prompt = short_prompts()[0]
+    [plain] = engine().generate([Request(prompt, NEW)])
+    [told] = engine().generate([Request(prompt, NEW, logprobs=3)])
+    assert plain.logprobs == [] and told.tokens == plain.tokens == [x.token for x in told.logprobs]
+    model = make_model("d")
+    whole = continued(prompt, plain.tokens)
+    logits = nnx.jit(lambda m, b: m.logits(m.hidden(b)))(model, pack_batch([[whole]], 64, 1, TILE, PER_TILE))[0]
+    logprobs = jax.nn.log_softmax(logits[len(prompt.tokens) - 1 :, :VOCAB])
+    for row, found in zip(logprobs, told.logprobs, strict=False):
+        assert found.logprob == pytest.approx(float(row[found.token]), abs=1e-4)
+        best = [(int(i), float(row[i])) for i in np.argsort(-row)[:3]]
+        assert [i for i, _ in found.top] == [i for i, _ in best]
+        assert [p for _, p in found.top] == pytest.approx([p for _, p in best], abs=1e-4)
+
+
+def test_until_ends_an_answer():
+    prompt = short_prompts()[0]
+    whole = ask(engine(), [prompt], 30)[0]
+    [answer] = engine().generate([Request(prompt, 30, until=lambda tokens: len(tokens) >= 11)])
+    assert answer.tokens == whole[:11] and answer.finish == "stop"
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda g, p: g.generate([p], 0), "max_new_tokens: 0; at least 1"),
-        (lambda g, p: g.generate([p], 4, [Sampling()] * 2), "sampling: 2 for 1 examples"),
-        (lambda g, p: g.generate([p._replace(tokens=p.tokens[:0])], 4), "'prompt-0': an empty prompt"),
-        (lambda g, p: Sampling(temperature=-1.0), "temperature: -1.0; 0 "),
-        (lambda g, p: Sampling(top_p=0.0), "top_p: 0.0; above 0"),
-        (lambda g, p: Generator(make_model("d"), VOCAB, []), r"end_ids: \[\]; at least one"),
-        (lambda g, p: Generator(make_model("d"), VOCAB, [VOCAB]), f"each below vocab_size {VOCAB}"),
-        (lambda g, p: Generator(make_model("d"), ROWS + 1, [END]), f"the model has {ROWS} rows"),
+        (lambda p: Request(p, 0), "max_new_tokens: 0; at least 1"),
+        (lambda p: Request(p._replace(tokens=p.tokens[:0]), 4), "'prompt-0': an empty prompt"),
+        (lambda p: Request(p, 4, logprobs=21), "logprobs: 21; 0 to 20"),
+        (lambda p: Sampling(temperature=-1.0), "temperature: -1.0; 0 "),
+        (lambda p: Sampling(temperature=float("nan")), "temperature: nan; 0 "),
+        (lambda p: Sampling(top_p=0.0), "top_p: 0.0; above 0"),
+        (lambda p: Sampling(top_k=-1), "top_k: -1; 0 "),
+        (lambda p: Engine(make_model("d"), VOCAB, []), r"end_ids: \[\]; at least one"),
+        (lambda p: Engine(make_model("d"), VOCAB, [VOCAB]), f"each below vocab_size {VOCAB}"),
+        (lambda p: Engine(make_model("d"), ROWS + 1, [END]), f"the model has {ROWS} rows"),
+        (lambda p: Engine(make_model("d"), VOCAB, [END], slots=0), "slots: 0; at least 1"),
+        (
+            lambda p: Engine(make_model("d"), VOCAB, [END], cache_tokens=64).submit(Request(p, 90)),
+            "5 tokens and an answer of up to 90; the cache holds 64",
+        ),
     ],
 )
 def test_requests_that_cannot_be_met_say_why(call, message):
     with pytest.raises(ValueError, match=message):
-        call(generator(), make_prompt("d", [], 5, 0))
+        call(make_prompt("d", [], 5, 0))
 
 
-@pytest.mark.parametrize(
-    ("tokens", "tiles", "expected"),
-    [(1, 0, (64, 0)), (64, 1, (64, 1)), (65, 2, (96, 2)), (97, 3, (128, 4)), (129, 7, (192, 8)), (193, 9, (256, 16))],
-)
-def test_sizes_are_rounded_up_to_a_few(tokens, tiles, expected):
-    prompt = make_prompt("d", [], 5, 0)
-    prompt = prompt._replace(tokens=np.zeros(tokens, np.int32), tiles=np.zeros((tiles, TILE, TILE, 3), np.uint8))
-    assert bucket_of(prompt) == expected
-
-
-def test_a_batch_holds_one_number_of_tiles_and_small_groups_join_the_next_size():
-    def sized(tokens: int, tiles: int) -> Example:
-        prompt = make_prompt("d", [], 5, 0)
-        return prompt._replace(tokens=np.zeros(tokens, np.int32), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
-
-    sizes = [(50, 0), (300, 0), (60, 0), (70, 0), (40, 0), (50, 1), (500, 3)]
-    batches = list(Generator(make_model("d"), VOCAB, [END], batch_size=2)._batches([sized(*s) for s in sizes]))
-    assert batches == [[0, 2], [4, 3], [1], [5], [6]]
+def test_sizes_are_rounded_up_to_a_few():
+    assert [work.rounded(n, 4) for n in (0, 1, 4, 5, 9)] == [0, 4, 4, 8, 16]
+    assert [work.rounded(n, 2, 4) for n in (1, 3, 9)] == [2, 8, 32]
+    assert [part_of(n, (2, 8, 32)) for n in (1, 3, 5, 8, 9, 17, 100)] == [2, 2, 8, 8, 8, 32, 32]

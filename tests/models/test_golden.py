@@ -4,15 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
+from nvlm_jax.generation.engine import Engine
+from nvlm_jax.generation.request import Request
+from nvlm_jax.inputs.batch import Example
 from nvlm_jax.models.attention import CausalMask
-from nvlm_jax.models.decoder import KVCache
 from nvlm_jax.models.layers import scan_layers
 from nvlm_jax.models.vision import normalise, pixel_shuffle
 from tests import golden
 
 IMAGE_CASES = ("thumb", "tiles")
+NEVER = 0  # an end token that no answer has
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +75,10 @@ def test_decoder_matches_pytorch(model, case):
 def test_greedy_continuation_matches_pytorch(model, case):
     want = golden.expected()[f"{case}/greedy_ids"]
     prompt = golden.expected()[f"{case}/input_ids"][: golden.expected()[f"{case}/prompt_len"]]
-    decoder = model.config.decoder
-    zeros = jnp.zeros((decoder.layers, 1, len(prompt) + len(want), decoder.kv_heads, decoder.head_dim))
-    decode = nnx.jit(type(model).decode)
-    hidden, cache, memory = nnx.jit(type(model).prefill)(model, golden.batch(case, prompt), KVCache(zeros, zeros))
-    logits, got = model.logits(hidden[:, -1]), []
-    for step in range(len(want)):
-        got.append(int(logits[0].argmax()))
-        logits, cache = decode(model, jnp.array(got[-1:]), jnp.array([len(prompt) + step]), cache, memory)
-    assert got == want.tolist()
+    row = golden.batch(case, prompt)
+    example = Example("", *(getattr(row, field)[0] for field in Example._fields[1:]))
+    used = row.tile_segment_ids[0] > 0
+    tiles = {field: getattr(example, field)[used] for field in ("tiles", "tile_index", "tile_start")}
+    engine = Engine(model, model.config.decoder.vocab_size, [NEVER], slots=1)
+    [answer] = engine.generate([Request(example._replace(**tiles), len(want))])
+    assert answer.tokens == want.tolist()

@@ -1,0 +1,233 @@
+"""How fast answers come: this project's engine against `transformers.generate`, with the same NVLM-D weights.
+
+Both start from the same prepared prompts (token ids and tiles) and end with the ids of the answers. `transformers` gets
+the vision encoder and the projector in front of its own Qwen2, prompts sorted by length and padded on the left, and the
+best of several batch sizes. Everything is timed in turn, `repeats` times; ratios are of times in the same round.
+Without PyTorch, only the engine's own rows are measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import nvlm_jax
+from data_pipelines.records import RecordSource
+from nvlm_jax.convert.shards import open_shards
+from nvlm_jax.evaluation import embedded
+from nvlm_jax.generation.engine import Engine
+from nvlm_jax.generation.request import Request
+from nvlm_jax.inputs.batch import Example
+from nvlm_jax.pretrained import LoadedModel
+from nvlm_jax.training.imported import export_hf
+
+TOKENS = 32  # of an answer at most, as the embedded benchmark has it
+BATCHES = (16, 32)  # of transformers
+PAGES, A_PAGE = 8, 8  # pages with several questions, and how many
+ALONE = 16  # requests that are also asked one at a time
+SLOTS = 32
+Answers = list[list[int]]
+# Names of the released vision encoder -> those of transformers, which has q, k and v apart.
+RENAMED = (
+    ("embeddings.class_embedding", "embeddings.cls_token"),
+    ("embeddings.position_embedding", "embeddings.position_embeddings"),
+    ("embeddings.patch_embedding", "embeddings.patch_embeddings.projection"),
+    ("encoder.layers.", "encoder.layer."),
+    ("attn.proj", "attention.projection_layer"),
+    ("attn.q_norm", "attention.q_norm"),
+    ("attn.k_norm", "attention.k_norm"),
+    ("norm1", "layernorm_before"),
+    ("norm2", "layernorm_after"),
+    (".ls", ".lambda_"),
+)
+
+
+def measure(checkpoint: str, data: Path, repeats: int, reference: bool) -> dict[str, Any]:
+    """Seconds of every way to answer, `repeats` times.
+
+    Args:
+        checkpoint: a workdir of NVLM-D, in float32.
+        data: directory with the embedded dataset `qa-test`.
+        repeats: rounds.
+        reference: also `transformers`, which must be installed.
+    """
+    model = nvlm_jax.load(checkpoint)
+    workloads = prompts(model, data)
+    ways: dict[str, dict[str, Callable[[], Answers]]] = {name: {} for name in workloads}
+    theirs = Reference(model, checkpoint) if reference else None
+    for name, examples in workloads.items():
+        ways[name]["engine"] = lambda examples=examples: together(model, examples)
+        if theirs and name != "alone":
+            for size in BATCHES:
+                ways[name][f"transformers, {size} a batch"] = lambda e=examples, n=size: theirs.generate(e, n)
+    ways["alone"]["one at a time"] = lambda: one_at_a_time(model, workloads["alone"])
+    found: dict[str, Any] = {"device": jax.devices()[0].device_kind, "workloads": {}}
+    for name, choices in ways.items():
+        answers = {way: ask() for way, ask in choices.items()}  # compiles; not timed
+        seconds: dict[str, list[float]] = {way: [] for way in choices}
+        for _, (way, ask) in itertools.product(range(repeats), choices.items()):
+            begin = time.perf_counter()
+            ask()
+            seconds[way].append(time.perf_counter() - begin)
+        same = {way: sum(map(list.__eq__, answers["engine"], other)) for way, other in answers.items()}
+        found["workloads"][name] = {
+            "items": len(workloads[name]),
+            "tokens": sum(map(len, answers["engine"])),
+            "prompt_tokens": sum(len(example.tokens) for example in workloads[name]),
+            "seconds": seconds,
+            "same_answers": same,
+        }
+    return found
+
+
+def report(found: dict[str, Any]) -> str:
+    """Items a second, and how many times as many as each other way, in Markdown."""
+    lines = [
+        "| prompts | way | items/s | the engine's, as a multiple | same answers |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, load in found["workloads"].items():
+        engine = load["seconds"]["engine"]
+        for way, seconds in load["seconds"].items():
+            ratios = sorted(b / a for a, b in zip(engine, seconds, strict=True))
+            times = f"{statistics.median(ratios):.1f} ({ratios[0]:.1f} to {ratios[-1]:.1f})" if way != "engine" else ""
+            rate = load["items"] / statistics.median(seconds)
+            same = f"{load['same_answers'][way]} of {load['items']}"
+            lines.append(f"| {name} ({load['items']}) | {way} | {rate:.1f} | {times} | {same} |")
+    return "\n".join(lines)
+
+
+def prompts(model: LoadedModel, data: Path) -> dict[str, list[Example]]:
+    """One question on each of many pages; several on each of a few; and some of the first for one at a time."""
+    source = RecordSource(data / "qa-test")
+    pages = [list(embedded.questions([source[i]])) for i in range(min(len(source), PAGES * A_PAGE))]
+    several = [page for page in pages if len(page) >= A_PAGE][:PAGES]
+
+    def example(question) -> Example:
+        return model.builder.prompt(question.messages, question.images)
+
+    single = [example(page[0]) for page in pages]
+    return {
+        "one question a page": single,
+        "several questions a page": [example(question) for page in several for question in page[:A_PAGE]],
+        "alone": single[:ALONE],
+    }
+
+
+def together(model: LoadedModel, examples: Sequence[Example]) -> Answers:
+    """All at once, by an engine that has seen nothing before."""
+    engine = model.make_engine(SLOTS)
+    return [answer.tokens for answer in engine.generate(Request(example, TOKENS) for example in examples)]
+
+
+def one_at_a_time(model: LoadedModel, examples: Sequence[Example]) -> Answers:
+    """Each when the one before is answered, by an engine that has seen nothing before."""
+    engine: Engine = model.make_engine(1)
+    return [engine.generate([Request(example, TOKENS)])[0].tokens for example in examples]
+
+
+class Reference:
+    """The same weights in PyTorch: InternViT and Qwen2 of `transformers`, the projector between them."""
+
+    def __init__(self, model: LoadedModel, checkpoint: str):
+        import torch
+        from transformers import InternVLVisionConfig, InternVLVisionModel, Qwen2Config, Qwen2ForCausalLM
+
+        torch.set_grad_enabled(False)
+        config, self._torch = model.config, torch
+        vision, decoder = config.vision, config.decoder
+        self._ends = list(model.end_token_ids)
+        self._shuffle, self._side = config.pixel_shuffle, vision.image_size // vision.patch_size
+        self._vision = InternVLVisionModel(
+            InternVLVisionConfig(
+                hidden_size=vision.width, num_hidden_layers=vision.layers, num_attention_heads=vision.heads,
+                intermediate_size=vision.ff, image_size=[vision.image_size] * 2, patch_size=[vision.patch_size] * 2,
+                use_qk_norm=True, attention_bias=False, norm_type="rms_norm", layer_norm_eps=vision.norm_eps,
+                hidden_act="gelu", use_mean_pooling=True, use_absolute_position_embeddings=True,
+            )
+        ).eval()  # fmt: skip
+        self._llm = Qwen2ForCausalLM(
+            Qwen2Config(
+                vocab_size=decoder.vocab_size, hidden_size=decoder.width, intermediate_size=decoder.ff,
+                num_hidden_layers=decoder.layers, num_attention_heads=decoder.heads,
+                num_key_value_heads=decoder.kv_heads, rope_theta=decoder.rope_theta, rms_norm_eps=decoder.norm_eps,
+                tie_word_embeddings=decoder.tied_embeddings, max_position_embeddings=32768,
+            )
+        ).eval()  # fmt: skip
+        linear, width = torch.nn.Linear, vision.width * config.pixel_shuffle**2
+        inner = config.projector_width
+        self._projector = torch.nn.Sequential(
+            torch.nn.LayerNorm(width), linear(width, inner, bias=False), torch.nn.GELU(),
+            linear(inner, decoder.width, bias=False),
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as directory:
+            export_hf(checkpoint, Path(directory) / "hf")
+            self._load(Path(directory) / "hf")
+
+    def generate(self, examples: Sequence[Example], batch: int) -> Answers:
+        """Greedy answers, prompts of similar length together."""
+        order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
+        answers: Answers = [[] for _ in examples]
+        for start in range(0, len(order), batch):
+            members = order[start : start + batch]
+            for i, ids in zip(members, self._batch([examples[i] for i in members]), strict=True):
+                answers[i] = ids
+        return answers
+
+    def _batch(self, examples: Sequence[Example]) -> Answers:
+        torch = self._torch
+        longest = max(len(example.tokens) for example in examples)
+        images = self._see(np.concatenate([example.tiles for example in examples]))
+        rows, mask, seen = [], torch.zeros(len(examples), longest, dtype=torch.long), 0
+        embed = self._llm.get_input_embeddings()
+        for row, example in enumerate(examples):
+            x = embed(torch.as_tensor(example.tokens, dtype=torch.long))
+            own = images[seen : seen + len(example.tiles)].flatten(0, 1)
+            slots = torch.as_tensor(example.image_slots, dtype=torch.long)
+            x[slots >= 0] = own[slots[slots >= 0]]
+            rows.append(torch.nn.functional.pad(x, (0, 0, longest - len(x), 0)))
+            mask[row, longest - len(x) :] = 1
+            seen += len(example.tiles)
+        out = self._llm.generate(
+            inputs_embeds=torch.stack(rows), attention_mask=mask, max_new_tokens=TOKENS, do_sample=False,
+            eos_token_id=self._ends, pad_token_id=self._ends[0],
+        )  # fmt: skip
+        return [list(itertools.takewhile(lambda token: token not in self._ends, row)) for row in out.tolist()]
+
+    def _see(self, tiles: np.ndarray) -> Any:
+        """uint8 [T, P, P, 3] -> [T, N, D]."""
+        torch, r, side = self._torch, self._shuffle, self._side
+        mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+        pixels = ((torch.as_tensor(tiles) / 255 - mean) / std).permute(0, 3, 1, 2)
+        features = self._vision(pixels).last_hidden_state[:, 1:]
+        blocks = features.reshape(len(tiles), side // r, r, side // r, r, -1).permute(0, 1, 3, 2, 4, 5)
+        return self._projector(blocks.flatten(3).flatten(1, 2))
+
+    def _load(self, directory: Path) -> None:
+        """Released names to those of `transformers`."""
+        torch, shards = self._torch, open_shards(directory)
+        tensors = {name: torch.as_tensor(np.array(shards.read(name))) for name in shards}
+        vision = {}
+        for name, value in _of(tensors, "vision_model.").items():
+            for released, theirs in RENAMED:
+                name = name.replace(released, theirs)
+            if ".attn.qkv." in name:
+                for letter, part in zip("qkv", value.chunk(3), strict=True):
+                    vision[name.replace("attn.qkv", f"attention.{letter}_proj")] = part
+            else:
+                vision[name] = value
+        self._vision.load_state_dict(vision)
+        self._projector.load_state_dict(_of(tensors, "mlp1."))
+        self._llm.load_state_dict(_of(tensors, "language_model."))
+
+
+def _of(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

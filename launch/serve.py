@@ -1,0 +1,77 @@
+"""Serve a model to clients of OpenAI's API, and a page to try it at /.
+
+    pip install -r requirements-serve.txt
+    python -m launch.serve --checkpoint=PATH --port=8000
+
+PATH is a Hugging Face directory, a run's workdir or one step of it. Listens on 127.0.0.1 unless --host says otherwise;
+with --api_key, or NVLM_API_KEY in the environment, clients have to send it. SIGTERM ends it: what is being answered is
+answered first.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+
+from absl import app, flags, logging
+
+import nvlm_jax
+from nvlm_jax.config import ConfigError
+from nvlm_jax.convert import CheckpointError
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Hugging Face directory, workdir or step", required=True)
+HOST = flags.DEFINE_string("host", "127.0.0.1", "address to listen on; 0.0.0.0 = all of this machine's")
+PORT = flags.DEFINE_integer("port", 8000, "to listen on; 0 = any free one", lower_bound=0)
+NAME = flags.DEFINE_string("name", None, "of the model, for clients; default: the checkpoint's last folder")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of parameters and computation")
+INT8 = flags.DEFINE_bool("int8", False, "matrices of the layers in 8 bits")
+SLOTS = flags.DEFINE_integer("slots", 32, "requests that are decoded together", lower_bound=1)
+CACHE = flags.DEFINE_integer("cache_tokens", 65536, "tokens whose keys and values are kept at once", lower_bound=16)
+QUEUE = flags.DEFINE_integer("max_queue", 256, "requests that may wait; more get status 429", lower_bound=0)
+PROMPT = flags.DEFINE_integer("max_prompt_tokens", 8192, "of one request, image tokens included", lower_bound=1)
+TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "of an answer; clients may ask for 4 times as many", lower_bound=1)
+BODY = flags.DEFINE_integer("max_body_megabytes", 32, "of one request", lower_bound=1)
+SECONDS = flags.DEFINE_float("request_seconds", 300.0, "that a request may take", lower_bound=0.001)
+URLS = flags.DEFINE_bool("image_urls", False, "fetch pictures from public http(s) addresses that clients name")
+KEY = flags.DEFINE_multi_string("api_key", [], "a key that clients may use; also: NVLM_API_KEY")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
+    try:
+        import uvicorn
+
+        from nvlm_jax.serving.app import Server, Settings, make_app
+        from nvlm_jax.serving.worker import Worker
+    except ImportError as error:
+        sys.exit(f"{error}: pip install -r requirements-serve.txt")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every step it takes
+    try:
+        model = nvlm_jax.load(CHECKPOINT.value, DTYPE.value, int8=INT8.value)
+        engine, builder = model.make_engine(SLOTS.value, CACHE.value), model.builder
+    except (CheckpointError, ConfigError, ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    settings = Settings(
+        model=NAME.value or pathlib.Path(CHECKPOINT.value).resolve().name,
+        keys=tuple(filter(None, [*KEY.value, os.environ.get("NVLM_API_KEY", "")])),
+        image_urls=URLS.value,
+        max_body_bytes=BODY.value << 20,
+        request_seconds=SECONDS.value,
+        max_prompt_tokens=PROMPT.value,
+        max_new_tokens=TOKENS.value,
+    )
+    server = Server(builder, Worker(engine, QUEUE.value), settings)
+    uvicorn.run(
+        make_app(server),
+        host=HOST.value,
+        port=PORT.value,
+        log_level="info",
+        access_log=False,
+        timeout_graceful_shutdown=int(SECONDS.value) + 1,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,185 @@
+"""The three compiled programs of generation: look at tiles, read a piece of prompts, choose tokens.
+
+Each is compiled once for a size of its arguments. Rows are described by small arrays that change from call to call
+(pages of the cache, tiles, lengths), so that requests come and go without a new program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from nvlm_jax.generation.sampling import Chosen, Draws, choose
+from nvlm_jax.generation.store import PAGE, Store, read_pages, read_tiles, write_pages, write_tokens
+from nvlm_jax.models.cross_attention import ImageMemory
+from nvlm_jax.models.decoder import Cache, CacheMask, KeyValues
+
+BLOCK_STEPS = 8  # tokens of a row that are chosen in one call
+
+
+class Tiles(NamedTuple):
+    """What the cross-attention of rows reads; T = 0 where nothing is read."""
+
+    places: np.ndarray  # int32 [B, T], in the store; 0 = no tile
+    starts: np.ndarray  # int32 [B, T], first place in the row whose token sees it
+
+
+class Piece(NamedTuple):
+    """A piece of each row's prompt."""
+
+    tokens: np.ndarray  # int32 [B, C]
+    slots: np.ndarray  # int32 [B, C], index into all image tokens of the store, else -1
+    tag_tile: np.ndarray  # int32 [B, C], 1 + number of the row's tile that a tag names, else 0
+    start: np.ndarray  # int32 [B], tokens before the piece, whole pages
+    length: np.ndarray  # int32 [B], tokens of the piece; 0 = an empty row
+    past: np.ndarray  # int32 [B, n], pages before it
+    written: np.ndarray  # int32 [B, C / PAGE], pages of it
+
+
+class Rows(NamedTuple):
+    """Rows that choose tokens."""
+
+    token: np.ndarray  # int32 [B], the latest, not yet in the cache
+    length: np.ndarray  # int32 [B], tokens in the cache
+    left: np.ndarray  # int32 [B], tokens that may still be chosen; 0 = an empty row
+    pages: np.ndarray  # int32 [B, n], with room for what is chosen
+
+
+@functools.lru_cache(maxsize=8)
+def programs_for(
+    graphdef: nnx.GraphDef, vocab_size: int, end_ids: tuple[int, ...], full: bool, shardings: Store | None
+) -> Programs:
+    """The programs for all engines of such models: compiled once."""
+    return Programs(graphdef, vocab_size, end_ids, full, shardings)
+
+
+class Programs:
+    """The programs for models of one kind; the parameters are an argument."""
+
+    def __init__(
+        self, graphdef: nnx.GraphDef, vocab_size: int, end_ids: tuple[int, ...], full: bool, shardings: Store | None
+    ):
+        """
+        Args:
+            graphdef: of an `NVLM`.
+            vocab_size: ids of the tokenizer.
+            end_ids: tokens that end an answer.
+            full: matrix products of float32 have full precision on every device.
+            shardings: of the store on a mesh; None = one device.
+        """
+        self._graphdef, self._vocab_size, self._end_ids, self._full = graphdef, vocab_size, end_ids, full
+        whole = shardings and NamedSharding(shardings.pages.keys.mesh, PartitionSpec())
+        out = shardings and (shardings, whole)
+        self.see = self._compiled(self._see, shardings)
+        self.read = self._compiled(self._read, out, "greedy", "alternatives")
+        self.advance = self._compiled(self._advance, out, "greedy", "alternatives")
+
+    def _compiled(self, function, out_shardings, *static: str):
+        placed = {} if out_shardings is None else {"out_shardings": out_shardings}
+        compiled = jax.jit(function, static_argnames=static, donate_argnames=("store",), **placed)
+
+        @functools.wraps(function)
+        def call(**arguments):
+            precision = jax.default_matmul_precision("highest") if self._full else contextlib.nullcontext()
+            with precision:
+                return compiled(**arguments)
+
+        return call
+
+    def _see(
+        self, params: nnx.State, store: Store, tiles: jax.Array, tile_index: jax.Array, places: jax.Array
+    ) -> Store:
+        """Put what the model sees of tiles uint8 [V, P, P, 3] to places int32 [V]."""
+        seen = nnx.merge(self._graphdef, params).see(tiles, tile_index)
+        kept = jax.tree.map(lambda old, new: old.at[places].set(new.astype(old.dtype)), store.tiles, seen)
+        return store._replace(tiles=kept)
+
+    def _read(
+        self,
+        params: nnx.State,
+        store: Store,
+        piece: Piece,
+        tiles: Tiles,
+        draws: Draws,
+        *,
+        greedy: bool,
+        alternatives: int,
+    ) -> tuple[Store, Chosen]:
+        """Read a piece of each prompt into its pages, and choose the token behind it."""
+        model = nnx.merge(self._graphdef, params)
+        rows, count = piece.tokens.shape
+        index = piece.start[:, None] + jnp.arange(count)
+        valid = jnp.arange(count) < piece.length[:, None]
+        mask = CacheMask(
+            jnp.arange(piece.past.shape[1] * PAGE) < piece.start[:, None],
+            jnp.tril(jnp.ones((count, count), bool)) & valid[:, None, :],
+        )
+        x = model.decoder.embed(piece.tokens)
+        image_tokens = store.tiles.tokens.reshape(-1, x.shape[-1])
+        x = jnp.where(piece.slots[:, :, None] >= 0, image_tokens[jnp.maximum(piece.slots, 0)].astype(x.dtype), x)
+        memory = None
+        if tiles.places.shape[1]:
+            number = 1 + jnp.arange(tiles.places.shape[1])
+            named = (piece.tag_tile[:, :, None] == 0) | (piece.tag_tile[:, :, None] == number)
+            seen = (tiles.places > 0)[:, None] & (tiles.starts[:, None] <= index[:, :, None]) & named
+            memory = ImageMemory(None, seen, *read_tiles(store.tiles, tiles.places))
+        cache = Cache(read_pages(store.pages, piece.past), None)
+        hidden, fresh = model.extend(x, index, mask, cache, memory)
+        store = store._replace(pages=write_pages(store.pages, piece.written, fresh))
+        last = hidden[jnp.arange(rows), jnp.maximum(piece.length - 1, 0)]
+        return store, choose(model.logits(last), draws, self._vocab_size, greedy, alternatives)
+
+    def _advance(
+        self,
+        params: nnx.State,
+        store: Store,
+        rows: Rows,
+        tiles: Tiles,
+        draws: Draws,
+        *,
+        greedy: bool,
+        alternatives: int,
+    ) -> tuple[Store, Chosen]:
+        """Choose up to BLOCK_STEPS tokens a row: [B, BLOCK_STEPS, ...], what is behind a row's end being padding.
+
+        The cache is read once for all of them; the latest tokens are kept beside it and written at the end.
+        """
+        model = nnx.merge(self._graphdef, params)
+        past = read_pages(store.pages, rows.pages)
+        seen = jnp.arange(past.keys.shape[3]) < rows.length[:, None]
+        memory = None
+        if tiles.places.shape[1]:
+            # Images end before the prompt does: no tile has still to begin.
+            memory = ImageMemory(None, (tiles.places > 0)[:, None], *read_tiles(store.tiles, tiles.places))
+
+        def step(state):
+            number, token, done, fresh, out = state
+            positions = (rows.length + number)[:, None]
+            mask = CacheMask(seen, (jnp.arange(BLOCK_STEPS) <= number)[None, None], number)
+            x = model.decoder.embed(token[:, None])
+            hidden, fresh = model.extend(x, positions, mask, Cache(past, fresh), memory)
+            now = draws._replace(count=draws.count + number)
+            chosen = choose(model.logits(hidden[:, 0]), now, self._vocab_size, greedy, alternatives)
+            out = jax.tree.map(lambda all, one: all.at[:, number].set(one), out, chosen)
+            done = done | jnp.isin(chosen.token, jnp.asarray(self._end_ids)) | (rows.left <= number + 1)
+            return number + 1, chosen.token, done, fresh, out
+
+        count, layers = len(rows.token), past.keys.shape[0]
+        room = (layers, count, past.keys.shape[2], BLOCK_STEPS, past.keys.shape[4])
+        scores = jnp.zeros((count, self._vocab_size))
+        one = jax.eval_shape(lambda: choose(scores, draws, self._vocab_size, True, alternatives))
+        out = jax.tree.map(lambda x: jnp.zeros((count, BLOCK_STEPS, *x.shape[1:]), x.dtype), one)
+        fresh = KeyValues(*(jnp.zeros(room, past.keys.dtype) for _ in range(2)))
+        start = (jnp.int32(0), jnp.asarray(rows.token), rows.left <= 0, fresh, out)
+        steps, _, _, fresh, out = jax.lax.while_loop(lambda s: (s[0] < BLOCK_STEPS) & ~s[2].all(), step, start)
+        number = jnp.arange(BLOCK_STEPS)
+        valid = (number < steps) & (number < rows.left[:, None])
+        pages = write_tokens(store.pages, rows.pages, rows.length[:, None] + number, fresh, valid)
+        return store._replace(pages=pages), out
