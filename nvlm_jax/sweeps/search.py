@@ -79,12 +79,11 @@ class Search:
         )
         if self.how == "asha":
             study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=RUNGS[1])
-        done = len(study.get_trials(deepcopy=False))
-        study.sampler.reseed_rng() if done else None  # else a resumed study would draw its first trials again
+        if study.get_trials(deepcopy=False):
+            sampler.reseed_rng()  # else a resumed study would draw its first trials again
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
-            study.get_trials(deepcopy=False)
         return study
 
     def run(self, trials: int) -> optuna.Study:

@@ -71,8 +71,8 @@ def test_stopped_it_lets_its_children_save_and_goes_on_later(place):
     thread = threading.Thread(target=lambda: statuses.update(runner.run_all(runs)))
     statuses: dict[str, str] = {}
     thread.start()
-    marker = runs[0].workdir("sft") / "starts"
-    while not marker.exists():
+    marker, deadline = runs[0].workdir("sft") / "starts", time.monotonic() + 60
+    while not marker.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert runs[0].state()["status"] == "running" and runs[0].state()["stage"] == "sft"
     time.sleep(0.3)
