@@ -20,6 +20,7 @@ from nvlm_jax.config import CrossAttentionConfig, DecoderConfig
 from nvlm_jax.inputs.batch import THUMBNAIL
 from nvlm_jax.models.attention import TileKeys, TileMask, attend
 from nvlm_jax.models.layers import TABLE_INIT, GatedMLP, linear, rms_norm, stack
+from nvlm_jax.models.resampler import Resampler
 
 
 class ImageMemory(NamedTuple):
@@ -67,7 +68,7 @@ class GatedCrossAttention(nnx.Module):
 
 
 class CrossAttention(nnx.Module):
-    """All gated layers of a model, stacked, and NVLM-H's table of tile-tag embeddings."""
+    """All gated layers of a model, stacked, NVLM-H's table of tile-tag embeddings, and an ablation's resampler."""
 
     def __init__(
         self, config: CrossAttentionConfig, decoder: DecoderConfig, arch: str, rngs: nnx.Rngs, dtype: str
@@ -77,6 +78,8 @@ class CrossAttention(nnx.Module):
         self.layers = stack(lambda rngs: GatedCrossAttention(config, decoder, rngs, dtype), count, rngs)
         shape = (config.tag_embeddings, decoder.width)
         self.tags = nnx.Param(TABLE_INIT(rngs.params(), shape)) if config.tag_embeddings else None
+        latents, depth = config.resampler_latents, config.resampler_layers
+        self.resampler = Resampler(latents, depth, decoder, rngs, dtype) if latents else None
 
     def memory(self, image_tokens: jax.Array, tile_index: jax.Array, mask: TileMask) -> ImageMemory:
         """What the layers read: all tiles for X; for H the regular tiles, each behind its tag embedding.
@@ -88,6 +91,8 @@ class CrossAttention(nnx.Module):
         """
         if self.arch == "h":
             mask = mask._replace(tile_segment=jnp.where(tile_index == THUMBNAIL, 0, mask.tile_segment))
+        if self.resampler is not None:
+            image_tokens = self.resampler(image_tokens)
         if self.tags is not None:
             rows = self.tags[...].astype(image_tokens.dtype)
             tag = rows[jnp.clip(tile_index - 1, 0, rows.shape[0] - 1)][:, :, None]

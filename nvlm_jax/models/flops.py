@@ -34,9 +34,14 @@ def forward_flops(model: ModelConfig, tokens: int, tiles: int, pairs: float, cro
         "head": tokens * 2 * d.width * d.vocab_size,
     }
     if cross is not None:
-        keys = image_tokens + tiles * bool(cross.tag_embeddings)
+        n = cross.resampler_latents or model.tokens_per_tile
+        keys = tiles * (n + bool(cross.tag_embeddings))
         gated = tokens * (4 * d.width * inner + mlp) + keys * 4 * d.width * kv + 4 * inner * cross_pairs
         found["cross_attention"] = d.layers // cross.every * gated
+        if latents := cross.resampler_latents:
+            read = model.tokens_per_tile + latents  # keys of each latent
+            layer = latents * (4 * d.width * inner + mlp + 4 * inner * read) + read * 4 * d.width * inner
+            found["cross_attention"] += tiles * cross.resampler_layers * layer
     return {part: float(found[part]) for part in PARTS}
 
 
@@ -48,7 +53,8 @@ def step_flops(config: RunConfig) -> dict[str, float]:
     """
     model, data = config.model, config.data
     s, t = data.tokens_per_row, data.tiles_per_row
-    keys = t * model.tokens_per_tile
+    latents = model.cross_attention.resampler_latents if model.cross_attention else 0
+    keys = t * (latents or model.tokens_per_tile)
     row = forward_flops(model, s, t, s * (s + 1) / 2, s * keys)
     trained = {part: part in config.train.trainable for part in PARTS} | {"head": "decoder" in config.train.trainable}
     before = {
