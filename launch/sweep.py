@@ -39,6 +39,7 @@ PARALLEL = flags.DEFINE_integer("parallel", 0, "runs at a time; 0 = one here, al
 DEVICES = flags.DEFINE_list("devices", [], "values of CUDA_VISIBLE_DEVICES that parallel runs take in turn")
 DRY = flags.DEFINE_bool("dry_run", False, "print the plan (and write the cluster's file), run nothing")
 MATCH = flags.DEFINE_enum("match", None, variants.MATCHES, "the budget that variants share; default: the file's MATCH")
+SCALE = flags.DEFINE_float("steps_scale", 1.0, "times the steps of each stage, for a trial", lower_bound=0.0001)
 ONLY = flags.DEFINE_integer("only", None, "run this one of the plan's runs, counted from 0", lower_bound=0)
 SEARCH = flags.DEFINE_enum("search", None, SEARCHES, "let Optuna choose what search(trial) of the file suggests")
 TRIALS = flags.DEFINE_integer("trials", 20, "of the search, earlier ones included", lower_bound=1)
@@ -83,6 +84,7 @@ def console() -> Console:
 def sweep() -> Sequence[str]:
     """Plan and run a file's `sweep(add)`; labels of failed runs."""
     plan = variants.load(CONFIG.value)
+    plan = budgets.scaled(plan, SCALE.value)
     how = MATCH.value or plan.match
     if how == "samples":
         prepare(plan)
@@ -181,6 +183,7 @@ def submit(plan: variants.Sweep) -> None:
     store.open_sweep(plan, root)
     options = CLUSTER | given | {"parallel": PARALLEL.value, "workdir": WORKDIR.value}
     arguments = [f"--config={CONFIG.value}", f"--workdir={WORKDIR.value}", f"--match={plan.match}"]
+    arguments += [f"--steps_scale={SCALE.value}"] if SCALE.value != 1.0 else []
     runs = store.runs_of(plan, root)
     path = root / ("sweep.sbatch" if BACKEND.value == "slurm" else "sweep.yaml")
     path.write_text(cluster.render(BACKEND.value, plan.name, arguments, len(runs), options))

@@ -39,6 +39,24 @@ def match(sweep: Sweep, how: str, samples_per_step: SamplesPerStep | None = None
     return dataclasses.replace(sweep, match=how, variants=variants)
 
 
+def scaled(sweep: Sweep, scale: float) -> Sweep:
+    """The sweep with so many times the steps and warm-up steps in every stage, at least one step."""
+
+    def change(config: RunConfig) -> RunConfig:
+        warmup = round(config.optimizer.warmup_steps * scale)
+        train = dataclasses.replace(config.train, steps=max(1, round(config.train.steps * scale)))
+        optimizer = dataclasses.replace(config.optimizer, warmup_steps=warmup)
+        return dataclasses.replace(config, train=train, optimizer=optimizer)
+
+    if scale == 1.0:
+        return sweep
+    variants = (
+        dataclasses.replace(v, stages={stage: change(config) for stage, config in v.stages.items()})
+        for v in sweep.variants
+    )
+    return dataclasses.replace(sweep, variants=tuple(variants))
+
+
 def flops_of_step(config: RunConfig) -> float:
     """Operations of one step, all modules."""
     return sum(step_flops(config).values())

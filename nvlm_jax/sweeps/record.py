@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
 from nvlm_jax.evaluation import results
+from nvlm_jax.models.build import abstract_model, parameter_counts
 from nvlm_jax.models.flops import step_flops
 from nvlm_jax.sweeps.store import Run
 from nvlm_jax.training.telemetry import read_metrics
@@ -27,6 +29,7 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
     last = metrics[list(stages)[-1]]
     found = {name: results.read(run.path / name)[0] for name in plan["evaluations"]}
     first = next(iter(found.values()), {})
+    params = first.get("params") or parameter_counts(abstract_model(list(stages.values())[-1].model))
     record = plan["variants"].get(variant.name, {})
     return {
         "sweep": plan["name"],
@@ -37,10 +40,10 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
         "config_hash": record.get("config_hash", ""),
         "commit": commit(),
         "versions": versions(),
-        "device": first.get("device", ""),
-        "params": first.get("params", {}),
-        "parameters": sum(first.get("params", {}).values()),
-        "trained_parameters": _trained(first.get("params", {}), run),
+        "device": first.get("device") or platform.processor() or platform.machine(),
+        "params": params,
+        "parameters": sum(params.values()),
+        "trained_parameters": _trained(params, run),
         "steps": {stage: config.train.steps for stage, config in stages.items()},
         "flops": sum(config.train.steps * sum(step_flops(config).values()) for config in stages.values()),
         "samples": {stage: sum(row["samples"] for row in rows) for stage, rows in metrics.items()},
@@ -60,11 +63,14 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
 
 
 def value(found: Mapping[str, Any] | None, metric: str) -> float | None:
-    """The number at a dotted path; with a minus in front its negative. None where there is none.
+    """The number at a dotted path; with a minus in front its negative; of "a - b" the difference. None without one.
 
     >>> value({"accuracy": {"by_type": {"word": 0.5}}}, "accuracy.by_type.word")
     0.5
     """
+    if " - " in metric:
+        first, second = (value(found, part) for part in metric.split(" - "))
+        return None if first is None or second is None else first - second
     sign, path = (-1, metric[1:]) if metric.startswith("-") else (1, metric)
     place: Any = found
     for part in path.split("."):
