@@ -14,7 +14,7 @@ from configs import nvlm
 
 STAGES = ("pretrain",)
 SEEDS = (0,)
-EVALUATIONS = {"evaluation": {"embedded": ("qa-number-test", "text-test"), "limit": 4, "views": ("vision",)}}
+EVALUATIONS = {"evaluation": {"embedded": ("qa-number-test", "text-test"), "limit": 2, "views": ("vision",)}}
 
 
 def get_config(argument: str = "arch=d,stage=pretrain") -> ml_collections.ConfigDict:
@@ -22,7 +22,7 @@ def get_config(argument: str = "arch=d,stage=pretrain") -> ml_collections.Config
     config = nvlm.get_config(f"{argument},size=tiny")
     config.data.blend = [{"name": "smoke", "path": f"{nvlm.TINY_DATA}/smoke", "weight": 1.0}]
     config.data.tokens_per_row, config.data.tiles_per_row = 384, 7
-    config.train.steps, config.train.batch_rows, config.optimizer.warmup_steps = 20, 4, 5
+    config.train.steps, config.train.batch_rows, config.optimizer.warmup_steps = 12, 4, 3
     return config
 
 

@@ -61,7 +61,17 @@ def status_table(plan: Mapping[str, Any], runs: Sequence[Run]) -> Table:
 
 def _counts(runs: Sequence[Run]) -> str:
     statuses = [run.state()["status"] for run in runs]
-    return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)) or "nothing planned"
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    return (counts or "nothing planned") + _left(runs)
+
+
+def _left(runs: Sequence[Run]) -> str:
+    """From the finished runs' mean time; one run at a time."""
+    spent = [sum(run.state().get("seconds", {}).values()) for run in runs if run.results()]
+    open_ones = sum(run.state()["status"] in (WAITING, RUNNING, STOPPED) for run in runs)
+    if not spent or not open_ones:
+        return ""
+    return f"; about {statistics.fmean(spent) * open_ones / 60:.0f} minutes of runs left"
 
 
 def _best(plan: Mapping[str, Any], runs: Sequence[Run]) -> str:

@@ -33,6 +33,11 @@ from nvlm_jax.training.initial import check_same_model
 from nvlm_jax.training.workdir import flatten
 
 MATCHES = ("none", "steps", "samples", "flops")
+# Of launch.evaluate, that EVALUATIONS may set; the sweep sets checkpoint and out.
+EVALUATE_FLAGS = (
+    *("backbone", "batch_size", "benchmarks", "data", "dtype", "embedded", "judge", "judge_model", "limit"),
+    *("max_new_tokens", "rules", "views"),
+)
 CHAIN = "(the stage before)"  # what init.checkpoint holds until the sweep's directory is known
 ABSENT = "(absent)"
 
@@ -153,6 +158,8 @@ def read_settings(module: ModuleType, path: str | pathlib.Path) -> Sweep:
     for name, flags in found.evaluations.items():
         if "stage" in flags and flags["stage"] not in found.stages:
             faults.append(f"EVALUATIONS[{name!r}]: stage {flags['stage']!r} is none of {', '.join(found.stages)}")
+        if unknown := sorted(set(flags) - {"stage", *EVALUATE_FLAGS}):
+            faults.append(f"EVALUATIONS[{name!r}]: no flag {', '.join(unknown)}; there are {', '.join(EVALUATE_FLAGS)}")
     if faults:
         raise SweepError(f"{path}:\n  " + "\n  ".join(faults))
     return found

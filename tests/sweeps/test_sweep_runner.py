@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
 import time
 
@@ -82,6 +84,28 @@ def test_stopped_it_lets_its_children_save_and_goes_on_later(place):
     again = Runner(store.read_plan("runs"), parallel=2, say=lambda line: None)
     assert set(again.run_all(runs).values()) == {"finished"}
     assert starts(runs[0].workdir("pretrain")) == 1 and starts(runs[0].workdir("sft")) == 2
+
+
+def test_an_orphan_keeps_its_directory_until_it_ends(place):
+    """A child whose sweep was killed still writes; the next start waits for its lock."""
+    runs, _ = prepare(place, "def sweep(add):\n    add(seeds=(0,))")
+    said: list[str] = []
+    runner = Runner(store.read_plan("runs"), say=said.append)
+    path = runs[0].workdir("pretrain").with_name(runs[0].workdir("pretrain").name + ".lock")
+    path.parent.mkdir(parents=True)
+    hold = f"import fcntl, time; f = open({str(path)!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); "
+    orphan = subprocess.Popen([sys.executable, "-c", hold + "time.sleep(60)"], stdout=subprocess.PIPE)
+    orphan.stdout.readline()
+    thread = threading.Thread(target=runner.run, args=(runs[0],))
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not said and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "waits for another process that holds" in said[0] and not runs[0].workdir("pretrain").exists()
+    orphan.kill()
+    orphan.wait()
+    thread.join(30)
+    assert runs[0].state()["status"] == "finished"
 
 
 def test_parallel_runs_take_devices_in_turn_and_share_a_stage(place, monkeypatch):

@@ -1,10 +1,18 @@
 """A sweep file becomes variants: names, differences, and every fault before anything runs."""
 
+import json
+import pathlib
+import re
+
 import pytest
 
+from configs import resolved
+from nvlm_jax.config import ConfigError, to_mapping
 from nvlm_jax.sweeps import variants
 from nvlm_jax.sweeps.variants import SweepError, load
 from tests.sweeps.files import write_sweep
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def fault(path) -> str:
@@ -91,6 +99,7 @@ def test_all_invalid_variants_are_named_at_once(tmp_path):
         ("STAGES = ()\ndef sweep(add):\n    add()", "STAGES: names no stage"),
         ("MATCH = 'time'\ndef sweep(add):\n    add()", "MATCH: 'time' is none of none, steps, samples, flops"),
         ("EVALUATIONS = {'e': {'stage': 'x'}}\ndef sweep(add):\n    add()", "EVALUATIONS['e']: stage 'x' is none of"),
+        ("EVALUATIONS = {'e': {'limt': 1}}\ndef sweep(add):\n    add()", "EVALUATIONS['e']: no flag limt; there are"),
         ("def sweep(add):\n    add()\n    add()", "are the same configuration; use seeds= to repeat one"),
         ("def sweep(add):\n    add(label='a')\n    add('arch=x', label='a')", "two variants are called a"),
         ("def sweep(add):\n    add(base=True)\n    add('arch=x', base=True)", "one variant is the base"),
@@ -113,6 +122,20 @@ def test_duplicates_are_named_with_what_was_asked(tmp_path):
         )
     )
     assert "(arch=x) and" in text and "(arch=x inputs.tile_tags='1d')" in text
+
+
+def test_the_flags_that_evaluations_may_set_exist():
+    source = (ROOT / "launch/evaluate.py").read_text()
+    assert set(variants.EVALUATE_FLAGS) < set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
+
+
+def test_a_resolved_file_as_a_config(tmp_path):
+    config = load(write_sweep(tmp_path / "one.py", "def sweep(add):\n    add()")).base.stages["sft"]
+    (tmp_path / "sft.json").write_text(json.dumps(to_mapping(config)))
+    assert resolved.get_config(str(tmp_path / "sft.json")).to_dict() == to_mapping(config)
+    (tmp_path / "sft.json").write_text("[]")
+    with pytest.raises(ConfigError, match="is no JSON file with a configuration"):
+        resolved.get_config(str(tmp_path / "sft.json"))
 
 
 def test_no_file():
