@@ -28,7 +28,7 @@ from data_pipelines.plan import PlanError
 from data_pipelines.records import DatasetError
 from nvlm_jax.config import ConfigError, RunConfig
 from nvlm_jax.sweeps import budgets, cluster, store, tables, variants
-from nvlm_jax.sweeps.runner import Runner
+from nvlm_jax.sweeps.runner import RESOLVED, Runner
 from nvlm_jax.sweeps.search import SEARCHES, Search, ended
 
 CONFIG = flags.DEFINE_string("config", None, "a sweep file such as configs/sweeps/smoke.py")
@@ -95,6 +95,8 @@ def sweep() -> Sequence[str]:
         return ()
     if DRY.value:
         return ()
+    if not pathlib.Path(RESOLVED).exists():
+        raise variants.SweepError(f"start it in the repository's root; there is no {RESOLVED} here")
     runs = store.runs_of(plan, WORKDIR.value)
     store.open_sweep(plan, WORKDIR.value)
     if ONLY.value is not None:

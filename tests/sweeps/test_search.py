@@ -4,7 +4,6 @@ import pathlib
 import threading
 import time
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -96,7 +95,3 @@ def test_failures_count_and_say_why(place):
 def test_a_file_without_search(place):
     with pytest.raises(SweepError, match=r"has no function search\(trial\)"):
         search(place, "def sweep(add):\n    add()")
-
-
-def teardown_module():
-    optuna.logging.set_verbosity(optuna.logging.INFO)

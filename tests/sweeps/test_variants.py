@@ -140,3 +140,10 @@ def test_a_resolved_file_as_a_config(tmp_path):
 
 def test_no_file():
     assert "no such file" in fault("configs/sweeps/nothing.py")
+
+
+def test_the_smoke_sweep_is_architectures_by_tile_tags():
+    sweep = load(ROOT / "configs/sweeps/smoke.py")
+    names = [f"arch={arch},tile_tags={tags}" for arch in "dx" for tags in ("1d", "none")]
+    assert [variant.name for variant in sweep.variants] == names and sweep.base.name == names[0]
+    assert [list(v.stages) for v in sweep.variants] == [["pretrain"]] * 4

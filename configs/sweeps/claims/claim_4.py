@@ -12,7 +12,7 @@ SEEDS = common.SEEDS
 EVALUATIONS: dict[str, dict] = {}
 METRIC = "samples_per_second"
 TILES = (1, 2, 4, 6)
-TEXT = 96  # tokens of a row beside the image's
+TEXT = 80  # tokens of a row beside the image's
 TAG = 8  # tokens of a tile's tag, at most, with the thumbnail's
 PER_TILE = 16  # image tokens
 
