@@ -1,6 +1,7 @@
 # make quickstart [ARCH=x]   train, restore and evaluate NVLM-D, X and H on embedded pages; one table, one report
 # make test                  ruff and every test that needs neither PyTorch nor TensorFlow
 # make test-parity           tests against PyTorch and transformers, in .venv-parity
+# make claims CLAIM=1        re-test one of the paper's claims in miniature; docs/claims.md has them all
 # make env | lint | clean
 # Python 3.11 or newer as `python3`, or named: make quickstart PYTHON=python3.12
 
@@ -15,7 +16,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 # uv installs in half the time; where it cannot (a registry that only pip's settings name), pip does.
 QUICK_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/python $(INSTALL) $(1)
 
-.PHONY: quickstart env test test-parity lint clean
+.PHONY: quickstart env test test-parity claims lint clean
 
 quickstart: .venv/.runtime
 	$(BIN)/python -m launch.quickstart --archs=$(ARCH) $(FLAGS)
@@ -27,6 +28,13 @@ test: lint
 
 test-parity: .venv-parity/.parity
 	$(PARITY)/python -m pytest -m parity
+
+claims: .venv/.runtime
+	@test -n "$(CLAIM)" || { echo "make claims needs the claim's number: make claims CLAIM=1 (docs/claims.md)"; exit 1; }
+	$(BIN)/python -m launch.sweep --config=configs/sweeps/claims/claim_$(CLAIM).py --workdir=runs/claims/$(CLAIM) $(FLAGS)
+	$(BIN)/python -m launch.report --sweep=runs/claims/$(CLAIM) --out=runs/claims/$(CLAIM)/report.html \
+		--record=docs/claims/claim_$(CLAIM).json
+	$(BIN)/python -m launch.report --claims=docs/claims --out=docs/claims.md
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -38,6 +38,11 @@ class Embedded:
 ONE_TILE = {"grids": ((1, 1),)}
 TWO_TILES = {"grids": tuple(grid for grid in GRIDS if grid[0] * grid[1] == 2)}
 THREE_TILES = {"grids": tuple(grid for grid in GRIDS if grid[0] * grid[1] <= 3)}
+MANY_TILES = {"grids": tuple(grid for grid in GRIDS if grid[0] * grid[1] >= 5)}
+NUMBER = {"reference": "number"}
+EXACT_TILES = {
+    n: NUMBER | {"grids": tuple(grid for grid in GRIDS if grid[0] * grid[1] == n), "questions": 2} for n in (1, 2, 4, 6)
+}
 DESCRIBED = {"reads": 1, "lists": 2, "scramble": 0.5}
 DATASETS = {
     "caption-1": Embedded("qa", "train", 3000, ONE_TILE | {"reads": 1, "questions": 1}),
@@ -52,6 +57,17 @@ DATASETS = {
     "dense": Embedded("dense", "train", 12000),
     "qa-test": Embedded("qa", "test", 500),
     "text-test": Embedded("text", "test", 500),
+    # For sweeps (configs/sweeps): questions call a tile by its number, whatever tags the model is given.
+    "smoke": Embedded("qa", "train", 600, NUMBER),
+    "caption-number-1": Embedded("qa", "train", 6000, NUMBER | ONE_TILE | {"reads": 1, "questions": 1}),
+    "qa-number": Embedded("qa", "train", 6000, NUMBER),
+    "qa-number-1": Embedded("qa", "train", 8000, NUMBER | ONE_TILE | {"lists": 1, "questions": 2}),
+    "qa-number-few": Embedded("qa", "train", 6000, NUMBER | THREE_TILES),
+    "qa-number-test": Embedded("qa", "test", 500, NUMBER),
+    "qa-number-few-test": Embedded("qa", "test", 300, NUMBER | THREE_TILES),
+    "qa-number-more-test": Embedded("qa", "test", 300, NUMBER | MANY_TILES),
+    "read-pages": Embedded("qa", "train", 64, NUMBER | MANY_TILES | {"reads": 6, "questions": 1}),
+    **{f"tiles-{n}": Embedded("qa", "train", 600, exact) for n, exact in EXACT_TILES.items()},
 }
 
 

@@ -46,6 +46,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a workdir, one step of it,
 STEP = flags.DEFINE_integer("step", None, "which step of the workdir; default: the newest")
 ASKED = flags.DEFINE_list("benchmarks", ["embedded"], f"all, or some of embedded, {', '.join(registry())}")
 DATA = flags.DEFINE_string("data", "runs/data", "directory that holds the benchmarks' datasets")
+EMBEDDED = flags.DEFINE_list("embedded", ["qa-test", "text-test"], "datasets of the benchmark embedded, below --data")
 OUT = flags.DEFINE_string("out", None, "directory for the results", required=True)
 LIMIT = flags.DEFINE_integer("limit", 0, "questions of each benchmark, samples of each embedded dataset; 0 = all",
                              lower_bound=0)  # fmt: skip
@@ -95,8 +96,8 @@ def available() -> dict[str, Benchmark]:
 
 
 def load_embedded(data: pathlib.Path) -> Iterator[Question]:
-    """The held-out pages and text-only questions; --limit samples of each."""
-    sources = [RecordSource(data / name) for name in ("qa-test", "text-test")]
+    """The held-out pages and text-only questions; --limit samples of each dataset."""
+    sources = [RecordSource(data / name) for name in EMBEDDED.value]
     samples = (s[i] for s in sources for i in range(min(len(s), LIMIT.value or len(s))))
     return embedded.questions(samples)
 

@@ -72,6 +72,8 @@ class CrossAttentionConfig:
     gate_init: float = 0.0  # of both tanh gates of a layer
     last_gate_init: float = 0.0  # of the last layer's attention gate instead
     tag_embeddings: int = 0  # NVLM-H: rows of the learned table of tile tags that join the keys; 0 = no table
+    resampler_latents: int = 0  # > 0: a Perceiver in front makes so many tokens of a tile's; NVLM has none (ablation)
+    resampler_layers: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,6 +286,9 @@ def _shape_checks(model: ModelConfig) -> list[tuple[bool, str]]:
         every = cross.every
         text = f"model.cross_attention.every: {every} does not divide decoder.layers {decoder.layers}"
         checks.append((every >= 1 and decoder.layers % every == 0, text))
+        latents, layers = cross.resampler_latents, cross.resampler_layers
+        text = f"model.cross_attention.resampler_latents: {latents} latents in {layers} layers; 0, or both at least 1"
+        checks.append((latents == 0 or (latents > 0 and layers > 0), text))
     return checks
 
 

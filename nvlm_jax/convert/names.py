@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nvlm_jax.config import ModelConfig, VisionConfig
+from nvlm_jax.config import ConfigError, ModelConfig, VisionConfig
 
 # Parts of a checkpoint as `init.*` and `read_part` name them -> top-level part of our parameters.
 PARTS = {"vision": "vision", "projector": "projector", "cross_attention": "cross_attention", "llm": "decoder"}
@@ -211,6 +211,8 @@ def _llm(config: ModelConfig) -> Iterator[Tensor]:
 def _cross_attention(config: ModelConfig) -> Iterator[Tensor]:
     if config.cross_attention is None:
         return
+    if config.cross_attention.resampler_latents:
+        raise ConfigError("model.cross_attention.resampler_latents: an ablation, with no names in the released layout")
     d, layer = config.decoder, "layers.{}."
     count = d.layers // config.cross_attention.every
     if rows := config.cross_attention.tag_embeddings:

@@ -33,7 +33,7 @@ def empty_store(config: ModelConfig, pages: int, tiles: int) -> Store:
     tokens = jnp.zeros((tiles, config.tokens_per_tile, decoder.width), dtype)
     if cross is None:
         return Store(KeyValues(jnp.zeros(page, dtype), jnp.zeros(page, dtype)), Seen(tokens, None, None))
-    keys = config.tokens_per_tile + (cross.tag_embeddings > 0)
+    keys = (cross.resampler_latents or config.tokens_per_tile) + (cross.tag_embeddings > 0)
     kept = (tiles, decoder.layers // cross.every, decoder.kv_heads, keys, decoder.head_dim)
     # Each array is made anew: one buffer cannot be handed over twice.
     return Store(

@@ -21,6 +21,7 @@ from nvlm_jax.inputs.batch import THUMBNAIL
 from nvlm_jax.models.attention import TileKeys, TileMask, attend
 from nvlm_jax.models.cached_attention import Keys, attend_over
 from nvlm_jax.models.layers import TABLE_INIT, GatedMLP, linear, rms_norm, stack
+from nvlm_jax.models.resampler import Resampler
 
 
 class ImageMemory(NamedTuple):
@@ -79,7 +80,7 @@ class GatedCrossAttention(nnx.Module):
 
 
 class CrossAttention(nnx.Module):
-    """All gated layers of a model, stacked, and NVLM-H's table of tile-tag embeddings."""
+    """All gated layers of a model, stacked, NVLM-H's table of tile-tag embeddings, and an ablation's resampler."""
 
     def __init__(self, config: CrossAttentionConfig, decoder: DecoderConfig, arch: str, rngs: nnx.Rngs, dtype: str):
         self.arch, self.dtype = arch, dtype
@@ -89,6 +90,8 @@ class CrossAttention(nnx.Module):
         gates[...] = gates[...].at[-1].set(config.last_gate_init)
         shape = (config.tag_embeddings, decoder.width)
         self.tags = nnx.Param(TABLE_INIT(rngs.params(), shape)) if config.tag_embeddings else None
+        latents, depth = config.resampler_latents, config.resampler_layers
+        self.resampler = Resampler(latents, depth, decoder, rngs, dtype) if latents else None
 
     def memory(self, image_tokens: jax.Array, tile_index: jax.Array, mask: TileMask) -> ImageMemory:
         """What the layers read: all tiles for X; for H the regular tiles, each behind its tag embedding.
@@ -104,6 +107,8 @@ class CrossAttention(nnx.Module):
 
     def media(self, image_tokens: jax.Array, tile_index: jax.Array) -> jax.Array:
         """Each tile's image tokens [B, T, N, D], behind its tag embedding where there is one: [B, T, N', D]."""
+        if self.resampler is not None:
+            image_tokens = self.resampler(image_tokens)
         if self.tags is None:
             return image_tokens
         rows = self.tags[...].astype(image_tokens.dtype)

@@ -46,6 +46,11 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(decoder|cross_attention)/layers/mlp/(gate|up)/kernel", ("embed", "mlp")),
     (r"(decoder|cross_attention)/layers/mlp/down/kernel", ("mlp", "embed")),
     (r"cross_attention/layers/(attention|mlp)_gate", ()),
+    (r"cross_attention/resampler/latents", (None, "embed")),
+    (r"cross_attention/resampler/layers/[qkv]/kernel", ("embed", "heads")),
+    (r"cross_attention/resampler/layers/out/kernel", ("heads", "embed")),
+    (r"cross_attention/resampler/layers/mlp/(gate|up)/kernel", ("embed", "mlp")),
+    (r"cross_attention/resampler/layers/mlp/down/kernel", ("mlp", "embed")),
     (r"head", ("features", "vocab")),  # of the dense reader that pretrains the encoder
     (r".*/?(scale|scale1|scale2|bias)", (None,)),
 )

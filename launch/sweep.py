@@ -1,0 +1,198 @@
+"""Run a sweep: many variants of one config, each trained and evaluated by the commands of a single run.
+
+    python -m launch.sweep --config=configs/sweeps/smoke.py --workdir=runs/smoke [--parallel=2] [--dry_run]
+    python -m launch.sweep --status=runs/smoke
+    python -m launch.sweep --config=... --workdir=... --search=tpe --trials=20
+
+Prints the plan first: variants, differences from the base, parameters, FLOPs. Stop it (Ctrl-C) or kill it and run it
+again: what is finished stays, what broke or was cut goes on. One failure does not stop the others. `launch.report`
+makes the report; `tensorboard --logdir=WORKDIR` has an HParams tab. --backend=slurm and gke write a job array or a
+JobSet of the same runs and hand it to the cluster; with --dry_run they only write it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from absl import app, flags, logging
+from rich.console import Console
+
+from data_pipelines import embedded
+from data_pipelines.loader import make_plan
+from data_pipelines.plan import PlanError
+from data_pipelines.records import DatasetError
+from nvlm_jax.config import ConfigError, RunConfig
+from nvlm_jax.sweeps import budgets, cluster, store, tables, variants
+from nvlm_jax.sweeps.runner import RESOLVED, Runner
+from nvlm_jax.sweeps.search import SEARCHES, Search, ended
+
+CONFIG = flags.DEFINE_string("config", None, "a sweep file such as configs/sweeps/smoke.py")
+WORKDIR = flags.DEFINE_string("workdir", None, "directory of the sweep")
+STATUS = flags.DEFINE_string("status", None, "a sweep's directory, to see where it stands")
+BACKEND = flags.DEFINE_enum("backend", "local", ("local", *cluster.TEMPLATES), "where the runs are processes")
+PARALLEL = flags.DEFINE_integer("parallel", 0, "runs at a time; 0 = one here, all on a cluster", lower_bound=0)
+DEVICES = flags.DEFINE_list("devices", [], "values of CUDA_VISIBLE_DEVICES that parallel runs take in turn")
+DRY = flags.DEFINE_bool("dry_run", False, "print the plan (and write the cluster's file), run nothing")
+MATCH = flags.DEFINE_enum("match", None, variants.MATCHES, "the budget that variants share; default: the file's MATCH")
+SCALE = flags.DEFINE_float("steps_scale", 1.0, "times the steps of each stage, for a trial", lower_bound=0.0001)
+ONLY = flags.DEFINE_integer("only", None, "run this one of the plan's runs, counted from 0", lower_bound=0)
+SEARCH = flags.DEFINE_enum("search", None, SEARCHES, "let Optuna choose what search(trial) of the file suggests")
+TRIALS = flags.DEFINE_integer("trials", 20, "of the search, earlier ones included", lower_bound=1)
+OPTIONS = flags.DEFINE_string("cluster", None, "YAML file with the cluster's options; see docs/sweeps.md")
+
+EXPECTED = (ConfigError, DatasetError, PlanError, variants.SweepError, cluster.SubmitError)
+CLUSTER = {
+    "python": "python",
+    "root": ".",
+    "sbatch": [],
+    "image": "nvlm-jax",
+    "accelerators": {},
+    "selector": {},
+    "mount": "/runs",
+    "claim": "runs",
+}
+MEASURED = 50  # steps whose mean gives the samples of a step
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if STATUS.value:
+            console().print(tables.status_table(*store.read_runs(STATUS.value)))
+            return
+        if not (CONFIG.value and WORKDIR.value):
+            raise app.UsageError("--config and --workdir are needed (or --status=WORKDIR)")
+        failed = search() if SEARCH.value else sweep()
+    except EXPECTED as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    if failed:
+        sys.exit(f"{len(failed)} failed; run the same command again to go on with them")
+
+
+def console() -> Console:
+    """Standard output; wide where no terminal says how wide it is."""
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def sweep() -> Sequence[str]:
+    """Plan and run a file's `sweep(add)`; labels of failed runs."""
+    plan = variants.load(CONFIG.value)
+    plan = budgets.scaled(plan, SCALE.value)
+    how = MATCH.value or plan.match
+    if how == "samples":
+        prepare(plan)
+    plan = store.known_names(budgets.match(plan, how, samples_per_step), WORKDIR.value)
+    console().print(tables.plan_table(plan))
+    if BACKEND.value != "local":
+        submit(plan)
+        return ()
+    if DRY.value:
+        return ()
+    if not pathlib.Path(RESOLVED).exists():
+        raise variants.SweepError(f"start it in the repository's root; there is no {RESOLVED} here")
+    runs = store.runs_of(plan, WORKDIR.value)
+    store.open_sweep(plan, WORKDIR.value)
+    if ONLY.value is not None:
+        if ONLY.value >= len(runs):
+            raise variants.SweepError(f"--only={ONLY.value}: the plan has runs 0 to {len(runs) - 1}")
+        runs = runs[ONLY.value : ONLY.value + 1]
+    prepare(plan)
+    runner = make_runner()
+    statuses = runner.run_all(runs)
+    return report(runner, runs, statuses)
+
+
+def search() -> Sequence[str]:
+    """Run a file's `search(trial)` by Optuna; labels of failed runs."""
+    module = variants.load_module(CONFIG.value)
+    settings = variants.read_settings(module, CONFIG.value)
+    if BACKEND.value != "local" or DRY.value:
+        raise variants.SweepError("--search: runs here (--backend=local), and has no plan to print before it")
+    runner = make_runner()
+    study = Search(module, settings, pathlib.Path(WORKDIR.value), SEARCH.value, runner, prepare)
+    found = study.run(TRIALS.value)
+    done = [trial for trial in ended(found) if trial.value is not None]
+    print(f"{len(ended(found))} of {TRIALS.value} trials ended, {len(done)} of them with a score")
+    if done:
+        print(f"best: {settings.metric} {found.best_value:.4g} with {found.best_params}")
+    if not (pathlib.Path(WORKDIR.value) / store.PLAN).exists():
+        return ()
+    runs = store.read_runs(WORKDIR.value)[1]
+    return report(runner, runs, {run.label: run.state()["status"] for run in runs})
+
+
+def make_runner() -> Runner:
+    """The runner on this machine; SIGINT and SIGTERM let its runs save and stop."""
+    plan: Mapping[str, Any] = {}
+    if (pathlib.Path(WORKDIR.value) / store.PLAN).exists():
+        plan = store.read_plan(WORKDIR.value)
+    runner = Runner(plan, max(PARALLEL.value, 1), DEVICES.value, say=lambda line: print(line, flush=True))
+
+    def stop(number: int, _: Any) -> None:
+        runner.stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return runner
+
+
+def report(runner: Runner, runs: Sequence[store.Run], statuses: Mapping[str, str]) -> Sequence[str]:
+    """Say how it ended; labels of failed runs. Exits where it was stopped."""
+    failed = [label for label, status in statuses.items() if status == store.FAILED]
+    for label, text in tables.failures(runs):
+        print(f"\n{label} failed:\n{text}")
+    console().print(tables.status_table(store.read_plan(WORKDIR.value), runs))
+    if runner.stop.is_set():
+        sys.exit("stopped, and what ran has saved; the same command goes on")
+    return failed
+
+
+def samples_per_step(config: RunConfig) -> float:
+    """Mean samples of the first batches."""
+    rows = min(config.train.steps, MEASURED) * config.train.batch_rows
+    return len(make_plan(config, min(config.train.steps, MEASURED)).sample) / rows * config.train.batch_rows
+
+
+def prepare(plan: variants.Sweep) -> None:
+    """Make the embedded datasets that the plan names and that are not there yet."""
+    needed: dict[pathlib.Path, dict[str, None]] = {}
+    for config in (config for variant in plan.variants for config in variant.stages.values()):
+        for dataset in config.data.blend:
+            path = pathlib.Path(dataset.path)
+            needed.setdefault(path.parent, {})[path.name] = None
+    for asked in plan.evaluations.values():
+        where = pathlib.Path(asked.get("data", "runs/data"))
+        needed.setdefault(where, {}).update(dict.fromkeys(asked.get("embedded", ("qa-test", "text-test"))))
+    for where, names in needed.items():
+        made = embedded.prepare(where, [name for name in names if name in embedded.DATASETS])
+        if made:
+            print(f"made {', '.join(made)} in {where}", flush=True)
+
+
+def submit(plan: variants.Sweep) -> None:
+    """Write the cluster's file and hand it over."""
+    given = yaml.safe_load(pathlib.Path(OPTIONS.value).read_text()) if OPTIONS.value else {}
+    if unknown := sorted(set(given) - set(CLUSTER)):
+        raise variants.SweepError(f"--cluster: no option {', '.join(unknown)}; there are {', '.join(CLUSTER)}")
+    root = pathlib.Path(WORKDIR.value)
+    store.open_sweep(plan, root)
+    options = CLUSTER | given | {"parallel": PARALLEL.value, "workdir": WORKDIR.value}
+    arguments = [f"--config={CONFIG.value}", f"--workdir={WORKDIR.value}", f"--match={plan.match}"]
+    arguments += [f"--steps_scale={SCALE.value}"] if SCALE.value != 1.0 else []
+    runs = store.runs_of(plan, root)
+    path = root / ("sweep.sbatch" if BACKEND.value == "slurm" else "sweep.yaml")
+    path.write_text(cluster.render(BACKEND.value, plan.name, arguments, len(runs), options))
+    print(path)
+    if not DRY.value:
+        print(cluster.submit(BACKEND.value, path))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,183 @@
+"""Claims of the paper, re-tested in miniature: what a sweep has to show, the verdict, and the page of all verdicts.
+
+A claim is a few comparisons, each of two numbers over the same seeds. With the 95 % interval of their difference:
+
+    greater   holds: the interval lies above 0; does not hold: it lies below the smallest effect of interest
+    kept      holds: the interval lies above minus that effect; does not hold: it lies below it
+    equal     holds: no difference at all, with any seed; does not hold otherwise
+
+and undecided else. A claim holds if all its needed comparisons do: each must pass by itself, so nothing has to be
+corrected for their number. It does not hold as soon as one does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from nvlm_jax.sweeps import compare
+from nvlm_jax.sweeps.record import value
+from nvlm_jax.sweeps.store import FINISHED, Run
+
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this size"
+KINDS = ("greater", "kept", "equal")
+TEMPLATE = "claims.md.j2"
+MINIMUM_SEEDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One number against another: `other` less `base`, or their ratio's logarithm for speeds."""
+
+    label: str
+    base: str  # name of a variant
+    other: str
+    metric: str = "accuracy.vision"  # of results.json, dotted; a minus in front where less is better
+    base_metric: str = ""  # where the base's number stands elsewhere
+    kind: str = "greater"
+    margin: float = 0.01  # the smallest effect of interest
+    ratio: bool = False
+    needed: bool = True  # counts for the verdict
+    paper: str = ""  # its numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What a claim's sweep is to decide."""
+
+    number: int
+    title: str
+    statement: str
+    comparisons: tuple[Comparison, ...]
+    note: str = ""  # what is different here from the paper
+
+
+def from_mapping(mapping: Mapping[str, Any]) -> Claim:
+    """A claim as sweep.json holds it."""
+    comparisons = tuple(Comparison(**item) for item in mapping["comparisons"])
+    return Claim(**{**mapping, "comparisons": comparisons})
+
+
+def decide(plan: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """The claim's comparisons and verdict, with all that it takes to repeat them: what docs/claims/ holds.
+
+    Raises:
+        MissingSeed: a comparison whose variants lack a seed; those that failed or are not finished are named.
+        ValueError: the sweep is no claim, or a comparison names no variant of it.
+    """
+    if not plan.get("claim"):
+        raise ValueError(f"{plan['name']}: is no claim; its file has no CLAIM")
+    claim = from_mapping(plan["claim"])
+    found = [_compare(comparison, runs) for comparison in claim.comparisons]
+    verdicts = [item["verdict"] for item, c in zip(found, claim.comparisons, strict=True) if c.needed]
+    finished = [run.results() for run in runs if run.state()["status"] == FINISHED]
+    return {
+        "claim": claim.number,
+        "title": claim.title,
+        "statement": claim.statement,
+        "note": claim.note,
+        "verdict": combine(verdicts),
+        "comparisons": found,
+        "variants": _variants(plan, runs),
+        "seconds": round(sum(item["seconds"] for item in finished), 1),
+        "commits": sorted({str(item["commit"]) for item in finished}),
+        "device": sorted({item["device"] for item in finished}),
+        "versions": finished[0]["versions"],
+        "command": f"make claims CLAIM={claim.number}",
+    }
+
+
+def combine(verdicts: Sequence[str]) -> str:
+    """The verdict of all needed comparisons together."""
+    if FAILS in verdicts:
+        return FAILS
+    return HOLDS if verdicts and set(verdicts) == {HOLDS} else UNDECIDED
+
+
+def verdict(kind: str, gains: Sequence[float], found: compare.Difference, margin: float) -> str:
+    """Of one comparison; see the top of this file."""
+    if kind == "equal":
+        return HOLDS if not any(gains) else FAILS
+    if found.low is None or found.high is None:
+        return UNDECIDED
+    if kind == "kept":
+        return HOLDS if found.low > -margin else FAILS if found.high < -margin else UNDECIDED
+    return HOLDS if found.low > 0 else FAILS if found.high < margin else UNDECIDED
+
+
+def _compare(c: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
+    names = {run.variant.name for run in runs}
+    if lost := [name for name in (c.base, c.other) if name not in names]:
+        raise ValueError(f"comparison {c.label!r}: no variant {', '.join(lost)}; there are {', '.join(sorted(names))}")
+    base = _values(runs, c.base, c.base_metric or c.metric)
+    other = _values(runs, c.other, c.metric)
+    planned = {run.seed for run in runs if run.variant.name in (c.base, c.other)}
+    for name, values in ((c.base, base), (c.other, other)):
+        if lacking := sorted(planned - set(values)):
+            states = [f"{s} ({_state(runs, name, s)})" for s in lacking]
+            raise compare.MissingSeed(f"comparison {c.label!r}: seed {', '.join(states)} of {name} has no result")
+    if c.ratio:
+        base, other = ({s: math.log(v) for s, v in values.items()} for values in (base, other))
+    found = compare.difference(base, other, (c.base, c.other))
+    gains = [other[seed] - base[seed] for seed in sorted(base)]
+    shown = math.exp if c.ratio else float
+    return dataclasses.asdict(c) | {
+        "seeds": sorted(base),
+        "base_values": [shown(base[seed]) for seed in sorted(base)],
+        "other_values": [shown(other[seed]) for seed in sorted(base)],
+        "effect": shown(found.mean),
+        "low": None if found.low is None else shown(found.low),
+        "high": None if found.high is None else shown(found.high),
+        "p_value": found.p_value,
+        "standardised": _standardised(gains),
+        "seeds_needed": found.needed,
+        "verdict": verdict(c.kind, gains, found, c.margin),
+    }
+
+
+def _values(runs: Sequence[Run], name: str, metric: str) -> dict[int, float]:
+    found = {run.seed: value(run.results(), metric) for run in runs if run.variant.name == name}
+    return {seed: number for seed, number in found.items() if number is not None}
+
+
+def _state(runs: Sequence[Run], name: str, seed: int) -> str:
+    states = [run.state()["status"] for run in runs if (run.variant.name, run.seed) == (name, seed)]
+    return states[0] if states else "not planned"
+
+
+def _standardised(gains: Sequence[float]) -> float | None:
+    """Cohen's d of paired differences: their mean over their standard deviation."""
+    spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
+    return statistics.fmean(gains) / spread if spread else None
+
+
+def _variants(plan: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    keys = ("config_hash", "seeds", "steps", "flops", "settings")
+    names = dict.fromkeys(run.variant.name for run in runs)
+    return {name: {key: plan["variants"][name][key] for key in keys} for name in names}
+
+
+def read_records(directory: pathlib.Path) -> dict[int, dict[str, Any]]:
+    """Claim -> what docs/claims/claim_N.json holds."""
+    found = (json.loads(file.read_text()) for file in sorted(directory.glob("claim_*.json")))
+    return {record["claim"]: record for record in found}
+
+
+def page(claims: Sequence[Claim], records: Mapping[int, Mapping[str, Any]]) -> str:
+    """docs/claims.md: every claim, with its verdict where it was run."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["signed"] = lambda number, ratio: f"x {number:.2f}" if ratio else f"{number:+.3f}"
+    return environment.get_template(TEMPLATE).render(claims=claims, records=records, minimum=MINIMUM_SEEDS)

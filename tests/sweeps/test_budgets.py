@@ -1,0 +1,45 @@
+"""Matched budgets: the same steps, samples or FLOPs for every variant."""
+
+import dataclasses
+
+import pytest
+
+from nvlm_jax.sweeps import budgets
+from nvlm_jax.sweeps.variants import SweepError, load
+from tests.sweeps.files import write_sweep
+
+BODY = """
+def sweep(add):
+    add("arch=d", {"train.steps": 100})
+    add("arch=x", {"train.steps": 50, "optimizer.warmup_steps": 10})
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    return load(write_sweep(tmp_path / "two.py", BODY))
+
+
+def test_equal_flops(sweep):
+    d, x = budgets.match(sweep, "flops").variants
+    for stage in ("pretrain", "sft"):
+        spent = [v.stages[stage].train.steps * budgets.flops_of_step(v.stages[stage]) for v in (d, x)]
+        assert d.stages[stage].train.steps == 100
+        assert spent[1] == pytest.approx(spent[0], rel=0.5 / x.stages[stage].train.steps)
+        assert x.stages[stage].optimizer.warmup_steps == round(10 * x.stages[stage].train.steps / 50)
+
+
+def test_equal_steps_and_samples(sweep):
+    assert [v.stages["sft"].train.steps for v in budgets.match(sweep, "steps").variants] == [100, 100]
+    matched = budgets.match(sweep, "samples", lambda config: 8.0 if config.model.arch == "d" else 20.0)
+    assert [v.stages["sft"].train.steps for v in matched.variants] == [100, 40]
+    assert [v.stages["sft"].train.steps for v in budgets.match(sweep, "none").variants] == [100, 50]
+
+
+def test_a_budget_below_one_step_is_an_error(sweep):
+    costly = [dataclasses.replace(v) for v in sweep.variants]
+    with pytest.raises(SweepError, match="one step costs more than all of the base's"):
+        budgets.match(dataclasses.replace(sweep, variants=tuple(costly)), "samples",
+                      lambda config: 1.0 if config.model.arch == "d" else 1e6)  # fmt: skip
+    with pytest.raises(SweepError, match="'time' is none of"):
+        budgets.match(sweep, "time")

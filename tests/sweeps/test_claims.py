@@ -1,0 +1,131 @@
+"""The claims' sweeps can all be run, verdicts follow their rules, and the smallest runs for real at a few steps."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import pytest
+
+from data_pipelines import embedded
+from nvlm_jax.sweeps import claims, compare, store, variants
+from nvlm_jax.sweeps.record import value
+from nvlm_jax.sweeps.runner import Runner
+from tests.sweeps.files import write_sweep
+
+ROOT = pathlib.Path(__file__).parents[2]
+FILES = sorted((ROOT / "configs/sweeps/claims").glob("claim_*.py"))
+
+
+def test_every_claim_can_be_planned_and_compares_what_it_runs():
+    numbers = []
+    for file in FILES:
+        sweep = variants.load(file)
+        claim = claims.from_mapping(sweep.claim)
+        numbers.append(claim.number)
+        assert file.stem == f"claim_{claim.number}" and len(claim.comparisons) >= 1
+        names = {variant.name for variant in sweep.variants}
+        assert {c.base for c in claim.comparisons} | {c.other for c in claim.comparisons} == names
+        assert all(len(variant.seeds) >= claims.MINIMUM_SEEDS for variant in sweep.variants)
+        assert all(c.kind in claims.KINDS for c in claim.comparisons) and any(c.needed for c in claim.comparisons)
+        asked = [name for flags in sweep.evaluations.values() for name in flags["embedded"]]
+        used = [d.name for v in sweep.variants for config in v.stages.values() for d in config.data.blend]
+        assert set(asked + used) <= set(embedded.DATASETS)
+    assert numbers == list(range(1, 10))
+
+
+def test_the_committed_page_is_what_the_command_writes():
+    known = sorted((variants.load_module(file).CLAIM for file in FILES), key=lambda claim: claim.number)
+    records = claims.read_records(ROOT / "docs/claims")
+    text = claims.page(known, records)
+    assert (ROOT / "docs/claims.md").read_text() == text
+    assert ("None of them has been run yet" in text) == (not records)
+
+
+def test_verdicts():
+    def of(kind, gains, margin=0.01):
+        found = compare.difference(dict.fromkeys(range(len(gains)), 0.0), dict(enumerate(gains)))
+        return claims.verdict(kind, gains, found, margin)
+
+    assert of("greater", [0.10, 0.12, 0.11]) == claims.HOLDS
+    assert of("greater", [-0.10, -0.12, -0.11]) == claims.FAILS
+    assert of("greater", [0.001, 0.0012, 0.0011]) == claims.HOLDS
+    assert of("greater", [0.001, -0.001, 0.0005]) == claims.FAILS  # an effect of 0.01 is ruled out
+    assert of("greater", [0.3, -0.2, 0.1]) == claims.UNDECIDED
+    assert of("greater", [0.3]) == claims.UNDECIDED
+    assert of("kept", [-0.001, 0.002, 0.0]) == claims.HOLDS
+    assert of("kept", [-0.10, -0.12, -0.11]) == claims.FAILS
+    assert of("kept", [-0.02, 0.01, 0.0]) == claims.UNDECIDED
+    assert of("equal", [0.0, 0.0]) == claims.HOLDS and of("equal", [0.0, 1e-9]) == claims.FAILS
+    assert claims.combine([claims.HOLDS, claims.FAILS, claims.UNDECIDED]) == claims.FAILS
+    assert claims.combine([claims.HOLDS, claims.UNDECIDED]) == claims.UNDECIDED
+    assert claims.combine([claims.HOLDS] * 2) == claims.HOLDS and claims.combine([]) == claims.UNDECIDED
+
+
+def test_numbers_by_path():
+    found = {"accuracy": {"vision": 0.5, "text": 0.2, "blind": None}, "device": "cpu"}
+    assert value(found, "accuracy.vision - accuracy.text") == pytest.approx(0.3)
+    assert value(found, "-accuracy.vision") == -0.5
+    for metric in ("accuracy.blind", "accuracy.vision - accuracy.blind", "accuracy", "device", "nothing.here"):
+        assert value(found, metric) is None
+    assert value(None, "loss") is None
+
+
+CLAIM = """
+from nvlm_jax.sweeps.claims import Claim, Comparison
+CLAIM = Claim(7, "Tags help", "1-D tags are better.", (
+    Comparison("tags over none", "none", "1d", paper="728 -> 806"),
+    Comparison("speed", "none", "1d", "samples_per_second", ratio=True, needed=False),
+    Comparison("text", "1d", "1d", "accuracy.text", "evaluations.evaluation.accuracy.text", "equal"),
+))
+
+def sweep(add):
+    add("arch=d", {"inputs.tile_tags": "none"}, label="none")
+    add("arch=d", {"inputs.tile_tags": "1d"}, label="1d")
+"""
+
+
+def test_from_runs_to_a_record_and_a_page(place):
+    sweep = variants.load(write_sweep(place / "claim_7.py", CLAIM))
+    store.open_sweep(sweep, "runs")
+    plan, runs = store.read_runs("runs")
+    Runner(plan, say=lambda line: None).run_all(runs[:-1])
+    with pytest.raises(compare.MissingSeed, match=r"'tags over none': seed 1 \(waiting\) of 1d has no result"):
+        claims.decide(plan, runs)
+    Runner(plan, say=lambda line: None).run_all(runs)
+    record = json.loads(json.dumps(claims.decide(plan, runs)))
+    tags, speed, text = record["comparisons"]
+    assert record["verdict"] == claims.HOLDS and tags["seeds"] == [0, 1]
+    assert tags["base_values"] == [0.4, 0.5] and tags["other_values"] == [0.6, 0.7]
+    assert tags["effect"] == pytest.approx(0.2) and speed["effect"] == 1.0 and text["verdict"] == claims.HOLDS
+    assert len(record["variants"]["1d"]["config_hash"]) == 16 and record["commits"] and record["seconds"] == 16.0
+    page = claims.page([claims.from_mapping(plan["claim"])], {7: record})
+    assert "| 7 | Tags help | holds |" in page and "+0.200" in page and "x 1.00" in page and "728 -> 806" in page
+    with pytest.raises(ValueError, match="is no claim"):
+        claims.decide(plan | {"claim": None}, runs)
+
+
+@pytest.mark.slow
+def test_the_smallest_claim_for_real_at_two_steps(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.chdir(ROOT)
+    sweep = variants.load(ROOT / "configs/sweeps/claims/claim_4.py")
+    embedded.prepare(tmp_path / "data", ["tiles-1"], samples=20, processes=0)
+    one = next(variant for variant in sweep.variants if variant.name == "d-1")
+    config = one.stages["sft"]
+    blend = (dataclasses.replace(config.data.blend[0], path=str(tmp_path / "data/tiles-1")),)
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, blend=blend),
+        train=dataclasses.replace(config.train, steps=2),
+    )
+    sweep = dataclasses.replace(sweep, variants=(dataclasses.replace(one, stages={"sft": config}, seeds=(0,)),))
+    store.open_sweep(sweep, tmp_path / "runs")
+    [run] = store.runs_of(sweep, tmp_path / "runs")
+    assert Runner(store.read_plan(tmp_path / "runs"), say=print).run(run) == "finished", run.state().get("error")
+    found = run.results()
+    assert found["steps"] == {"sft": 2} and found["samples"]["sft"] > 0 and found["samples_per_second"] > 0
+    assert found["params"]["vision"] == 893312 and found["trained_parameters"] > 900000
+    assert "page" not in found and not run.log_tail().startswith("Traceback")

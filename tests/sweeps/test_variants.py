@@ -1,0 +1,149 @@
+"""A sweep file becomes variants: names, differences, and every fault before anything runs."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from configs import resolved
+from nvlm_jax.config import ConfigError, to_mapping
+from nvlm_jax.sweeps import variants
+from nvlm_jax.sweeps.variants import SweepError, load
+from tests.sweeps.files import write_sweep
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def fault(path) -> str:
+    with pytest.raises(SweepError) as error:
+        load(path)
+    return str(error.value)
+
+
+def test_variants_are_named_by_what_differs_and_the_first_is_the_base(tmp_path):
+    sweep = load(
+        write_sweep(
+            tmp_path / "tags.py",
+            """
+            def sweep(add):
+                add("arch=d")
+                add("arch=d", {"inputs.tile_tags": "none"}, seeds=(3,))
+                if True:
+                    add("arch=x", {"sft.train.steps": 9})
+            """,
+        )
+    )
+    assert [v.name for v in sweep.variants] == [
+        "arch=d,tile_tags=1d,steps=4",
+        "arch=d,tile_tags=none,steps=4",
+        "arch=x,tile_tags=1d,steps=9",
+    ]
+    base, none, x = sweep.variants
+    assert sweep.base is base and base.seeds == (0, 1) and none.seeds == (3,)
+    assert none.stages["pretrain"].inputs.tile_tags == "none" == none.stages["sft"].inputs.tile_tags
+    assert (x.stages["pretrain"].train.steps, x.stages["sft"].train.steps) == (4, 9)
+    assert variants.differences(base, none) == {"inputs.tile_tags": ("1d", "none")}
+    changed = variants.differences(base, x)
+    assert changed["model.arch"] == ("d", "x") and changed["sft.train.steps"] == (4, 9)
+    assert "train.steps" not in changed and "model.cross_attention" not in changed
+
+
+def test_lists_of_datasets_make_a_readable_name(tmp_path):
+    body = """
+    def blend(share):
+        return [{"name": n, "path": n, "weight": w} for n, w in (("qa", 1 - share), ("text", share))]
+
+    def sweep(add):
+        for share in (0.0, 0.25):
+            add("", {"sft.data.blend": blend(share)})
+    """
+    names = [v.name for v in load(write_sweep(tmp_path / "blend.py", body)).variants]
+    assert names == ["blend=qa-1+text-0", "blend=qa-0.75+text-0.25"]
+
+
+def test_all_invalid_variants_are_named_at_once(tmp_path):
+    text = fault(
+        write_sweep(
+            tmp_path / "bad.py",
+            """
+            def sweep(add):
+                add("arch=d")
+                add("arch=q")
+                add("arch=d", {"inputs.tile_tgas": "none"})
+                add("arch=d", {"inputs.tile_tags": "2d"})
+                add("arch=d", {"model.cross_attention.every": 2})
+                add("arch=d", {"sft.train.trainable": ("decoder", "cross_attention")})
+                add("arch=d", {"sft.inputs.tile_tags": "none"})
+                add("arch=d", seeds=(1, 1))
+                add("arch=x", seeds=())
+            """,
+        )
+    )
+    assert "no variant was started" in text
+    assert "variant arch=q, stage pretrain: configs/nvlm.py: 'arch=q' is none of" in text
+    assert "inputs.tile_tgas: no such key; did you mean inputs.tile_tags?" in text
+    assert "inputs.tile_tags: '2d' is none of none, 1d, grid, box" in text
+    assert "model.cross_attention.every: cannot be set, for model.cross_attention: is None" in text
+    assert "['cross_attention'] are no parts of this model" in text
+    assert "inputs.tile_tags: '1d' there, 'none' now" in text  # another format in the second stage
+    assert "seeds [1] are named twice" in text and "no seed; leave out seeds=" in text
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def sweep(add):\n    pass", "sweep(add) added no variant"),
+        ("x = 1", "has no function sweep(add)"),
+        ("1 / 0", "does not run: ZeroDivisionError"),
+        ("STAGES = ()\ndef sweep(add):\n    add()", "STAGES: names no stage"),
+        ("MATCH = 'time'\ndef sweep(add):\n    add()", "MATCH: 'time' is none of none, steps, samples, flops"),
+        ("EVALUATIONS = {'e': {'stage': 'x'}}\ndef sweep(add):\n    add()", "EVALUATIONS['e']: stage 'x' is none of"),
+        ("EVALUATIONS = {'e': {'limt': 1}}\ndef sweep(add):\n    add()", "EVALUATIONS['e']: no flag limt; there are"),
+        ("def sweep(add):\n    add()\n    add()", "are the same configuration; use seeds= to repeat one"),
+        ("def sweep(add):\n    add(label='a')\n    add('arch=x', label='a')", "two variants are called a"),
+        ("def sweep(add):\n    add(base=True)\n    add('arch=x', base=True)", "one variant is the base"),
+    ],
+)
+def test_what_is_no_sweep(tmp_path, body, message):
+    assert message in fault(write_sweep(tmp_path / "bad.py", body))
+
+
+def test_duplicates_are_named_with_what_was_asked(tmp_path):
+    text = fault(
+        write_sweep(
+            tmp_path / "twice.py",
+            """
+            def sweep(add):
+                add("arch=x")
+                add("arch=d")
+                add("arch=x", {"inputs.tile_tags": "1d"})
+            """,
+        )
+    )
+    assert "(arch=x) and" in text and "(arch=x inputs.tile_tags='1d')" in text
+
+
+def test_the_flags_that_evaluations_may_set_exist():
+    source = (ROOT / "launch/evaluate.py").read_text()
+    assert set(variants.EVALUATE_FLAGS) < set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
+
+
+def test_a_resolved_file_as_a_config(tmp_path):
+    config = load(write_sweep(tmp_path / "one.py", "def sweep(add):\n    add()")).base.stages["sft"]
+    (tmp_path / "sft.json").write_text(json.dumps(to_mapping(config)))
+    assert resolved.get_config(str(tmp_path / "sft.json")).to_dict() == to_mapping(config)
+    (tmp_path / "sft.json").write_text("[]")
+    with pytest.raises(ConfigError, match="is no JSON file with a configuration"):
+        resolved.get_config(str(tmp_path / "sft.json"))
+
+
+def test_no_file():
+    assert "no such file" in fault("configs/sweeps/nothing.py")
+
+
+def test_the_smoke_sweep_is_architectures_by_tile_tags():
+    sweep = load(ROOT / "configs/sweeps/smoke.py")
+    names = [f"arch={arch},tile_tags={tags}" for arch in "dx" for tags in ("1d", "none")]
+    assert [variant.name for variant in sweep.variants] == names and sweep.base.name == names[0]
+    assert [list(v.stages) for v in sweep.variants] == [["pretrain"]] * 4
