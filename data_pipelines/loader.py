@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from data_pipelines.blend import Blend
 from data_pipelines.faults import BadSamples, Fault, fault_of
 from data_pipelines.index import builder_key, lengths
-from data_pipelines.plan import Blend, Plan, plan_rows
+from data_pipelines.plan import Budgets, Plan, plan_rows
 from data_pipelines.records import RecordSource
 from nvlm_jax.config import RunConfig
 from nvlm_jax.inputs import dense
@@ -52,8 +53,9 @@ class BatchInfo(NamedTuple):
 def make_plan(config: RunConfig, steps: int | None = None) -> Plan:
     """The rows of the run: `steps` (default: `train.steps`) times `train.batch_rows`.
 
-    The first call for a dataset and a model measures every sample and keeps the lengths beside the data. Samples that
-    exceed a row's budget alone are left out, named in `plan.dropped` and in a warning.
+    The first call for a dataset and a model measures every sample and keeps the lengths beside the data, and the first
+    one for a blend keeps the plan in the directory that holds its first dataset. Samples that exceed a row's budget
+    alone are left out, named in `plan.dropped` and in a warning.
 
     Raises:
         DatasetError: a dataset of the blend is absent or incomplete.
@@ -71,16 +73,14 @@ def make_plan(config: RunConfig, steps: int | None = None) -> Plan:
         blend,
         [lengths(source, builder, data.tokens_per_row, data.tiles_per_row, key) for source in sources],
         (train.steps if steps is None else steps) * train.batch_rows,
-        data.tokens_per_row,
-        data.tiles_per_row,
-        data.pack_window,
-        config.seed,
+        Budgets(data.tokens_per_row, data.tiles_per_row, data.pack_window),
         sorted(groups),
+        sources[0].path.parent if sources else None,
     )
     for name, samples in plan.dropped.items():
         logging.getLogger(__name__).warning(
             "dataset %s: %d samples exceed a row of %d tokens and %d tiles and are left out, the first are %s",
-            *(name, len(samples), data.tokens_per_row, data.tiles_per_row, samples[:10]),
+            *(name, len(samples), data.tokens_per_row, data.tiles_per_row, samples[:10].tolist()),
         )
     return plan
 
@@ -248,7 +248,7 @@ class _RowReader:
             raise BadSample(
                 "other_length",
                 f"sample {example.id!r}: {len(example.tokens)} tokens and {len(example.tiles)} tiles, planned with "
-                f"{tokens} and {tiles}; remove lengths-*.npz from {source.path} to measure anew",
+                f"{tokens} and {tiles}; remove lengths-*.npy from {source.path} to measure anew",
             )
         return example, dropped
 
