@@ -56,6 +56,40 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
+def shares(
+    weights: Sequence[float],
+    sizes: Sequence[int],
+    size_exponent: float = 0.0,
+    text: Sequence[bool] = (),
+    text_share: float = 0.0,
+) -> np.ndarray:
+    """What each dataset weighs in a blend, float64.
+
+    >>> shares([1.0, 1.0], [900, 100], 0.5).tolist()
+    [30.0, 10.0]
+    >>> shares([3.0, 1.0, 4.0], [10, 10, 10], text=[False, False, True], text_share=0.2).tolist()
+    [0.6, 0.2, 0.2]
+
+    Args:
+        weights: of the config.
+        sizes: samples of each.
+        size_exponent: 0 = the weights alone, 1 = by size, 1/t = temperature t.
+        text: which of them have no images.
+        text_share: of those together; 0 = as their weights say.
+
+    Raises:
+        PlanError: a text share, and no dataset, or none with a weight, to have it or the rest.
+    """
+    found = np.asarray(weights, np.float64) * np.asarray(sizes, np.float64) ** size_exponent
+    if text_share:
+        textual = np.asarray(text, bool)
+        for chosen, share, kind in ((textual, text_share, "without"), (~textual, 1 - text_share, "with")):
+            if share and not found[chosen].sum() > 0:
+                raise PlanError(f"data.text_share={text_share}: no dataset {kind} images has a weight above 0")
+            found[chosen] *= share / max(found[chosen].sum(), 1e-300)
+    return found
+
+
 class Blend:
     """An endless order over several datasets.
 

@@ -1,8 +1,13 @@
 """Which samples share a row: best fit over a window, with two budgets.
 
-Each row begins with the largest sample left in the window and takes, again and again, the one that fits and goes
-furthest along what is left of both budgets (dot-product best fit). Of the samples with the same number of tiles that is
-always the longest that fits, so a sorted shelf for each number of tiles finds it without looking at the others.
+With two budgets the worst row is one whose text is full and whose tiles are empty, or the other way round: nothing fits
+it any more. So each row begins with the sample left in the window that leans most to one side, and takes, again and
+again, the one after which least is left: five parts of the larger of what remains of the two budgets, less one of the
+smaller, both as shares of the budget. When a row is nearly full it looks one sample further. All in whole numbers:
+every machine gets the same rows.
+
+Samples with one number of tiles stand on a shelf, by their tokens. The best of a shelf is one of the two next to what
+would leave both budgets equal, so nobody looks at the others.
 """
 
 from __future__ import annotations
@@ -13,6 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.blend import permutation
+
+NEARLY_FULL = 0.35  # of a row, what may be left of both budgets when it begins to look further
+MOST = 1 << 62  # above every cost
 
 
 class Packed(NamedTuple):
@@ -28,7 +36,7 @@ class Packed(NamedTuple):
 
 
 def pack(tokens: np.ndarray, tiles: np.ndarray, tokens_per_row: int, tiles_per_row: int, seed: int) -> Packed:
-    """Share the draws of a window out among rows, and shuffle the rows: they come out from large samples to small ones.
+    """Share the draws of a window out among rows, and shuffle the rows: they come out from odd samples to plain ones.
 
     Args:
         tokens: int [n], of each draw; 0 for a sample known to be bad.
@@ -58,39 +66,100 @@ def pack(tokens: np.ndarray, tiles: np.ndarray, tokens_per_row: int, tiles_per_r
 
 def _best_fit(tokens: np.ndarray, tiles: np.ndarray, most_tokens: int, most_tiles: int) -> list[list[int]]:
     """Rows of a window of samples that fit alone, each a list of places in it."""
-    count, tile_scale = len(tokens), max(most_tiles, 1)
-    largest = np.maximum(tokens / most_tokens, tiles / tile_scale)
-    # On a shelf a sample is one integer: its tokens, then its place counted backwards, so that of equally long ones the
-    # first is found.
-    bits = count.bit_length()
-    mask = (1 << bits) - 1
-    keys = (tokens.astype(np.int64) << bits) | (mask - np.arange(count))
-    by_tiles = {t: np.sort(keys[tiles == t]).tolist() for t in np.unique(tiles).tolist()}
-    shelves = [(t, t / tile_scale, shelf) for t, shelf in by_tiles.items()]
-    key_of, tiles_of, left = keys.tolist(), tiles.tolist(), bytearray(b"\1") * count
+    shelves = _Shelves(tokens, tiles, most_tokens, most_tiles)
     rows = []
-    for first in np.argsort(-largest, kind="stable").tolist():
-        if not left[first]:
-            continue
-        key, t = key_of[first], tiles_of[first]
-        free_tokens, free_tiles, row = most_tokens, most_tiles, []
-        while key:
-            shelf = by_tiles[t]
-            del shelf[bisect_left(shelf, key)]
-            place = mask - (key & mask)
-            left[place] = 0
+    for first in shelves.by_leaning():
+        key, row = shelves.key_if_left(first), []
+        free_tokens, free_tiles = most_tokens, most_tiles
+        while key >= 0:
+            place, used_tokens, used_tiles = shelves.remove(key)
             row.append(place)
-            free_tokens -= key >> bits
-            free_tiles -= t
-            token_share, tile_share = free_tokens / most_tokens, free_tiles / tile_scale
-            limit, key, best = (free_tokens + 1) << bits, 0, -1.0
-            for shelf_tiles, scaled, shelf in shelves:
-                if shelf_tiles > free_tiles:
-                    break
-                if i := bisect_left(shelf, limit):
-                    candidate = shelf[i - 1]
-                    along = (candidate >> bits) / most_tokens * token_share + scaled * tile_share
-                    if along > best or (along == best and candidate & mask > key & mask):
-                        key, t, best = candidate, shelf_tiles, along
-        rows.append(row)
+            free_tokens -= used_tokens
+            free_tiles -= used_tiles
+            key = shelves.choose(free_tokens, free_tiles)
+        if row:
+            rows.append(row)
     return rows
+
+
+class _Shelves:
+    """The samples left in a window. A sample is one integer, its tokens and then its place in the window: its key.
+
+    A share of a budget is a whole number of parts of `most_tokens * most_tiles`.
+    """
+
+    def __init__(self, tokens: np.ndarray, tiles: np.ndarray, most_tokens: int, most_tiles: int):
+        self._per_tile, self._per_token = most_tokens, max(most_tiles, 1)
+        self._look = int(NEARLY_FULL * 4 * self._per_tile * self._per_token)
+        self._tokens, self._tiles = tokens.astype(np.int64), tiles.astype(np.int64)
+        self._bits = len(tokens).bit_length()
+        self._mask = (1 << self._bits) - 1
+        keys = (self._tokens << self._bits) | np.arange(len(tokens))
+        self._key, self._tiles_of = keys.tolist(), tiles.tolist()
+        # From many tiles to few: where the cost of the tiles alone exceeds the least so far, no later shelf is better.
+        self._shelves = {t: np.sort(keys[tiles == t]).tolist() for t in np.unique(tiles)[::-1].tolist()}
+
+    def by_leaning(self) -> list[int]:
+        """The places of the window, from samples that need far more of one budget than of the other."""
+        shares = np.stack([self._tokens * self._per_token, self._tiles * self._per_tile])
+        leaning = 5 * shares.max(axis=0) - 4 * shares.min(axis=0)
+        return np.argsort(-leaning, kind="stable").tolist()
+
+    def key_if_left(self, place: int) -> int:
+        """The key of the sample at this place, -1 where it is in a row."""
+        return self._key[place]
+
+    def remove(self, key: int) -> tuple[int, int, int]:
+        """Take the sample from its shelf; its place, tokens and tiles."""
+        place = key & self._mask
+        tiles = self._tiles_of[place]
+        shelf = self._shelves[tiles]
+        del shelf[bisect_left(shelf, key)]
+        self._key[place] = -1
+        return place, key >> self._bits, tiles
+
+    def choose(self, free_tokens: int, free_tiles: int) -> int:
+        """The key of the sample that leaves least, -1 where none fits."""
+        bits, per_token, per_tile = self._bits, self._per_token, self._per_tile
+        tokens_share, tiles_share = free_tokens * per_token, free_tiles * per_tile
+        look = 5 * max(tokens_share, tiles_share) - min(tokens_share, tiles_share) < self._look
+        end, chosen, least = (free_tokens + 1) << bits, -1, MOST
+        for tiles, shelf in self._shelves.items():
+            if tiles > free_tiles:
+                continue
+            tiles_left = (free_tiles - tiles) * per_tile
+            if not look and 4 * tiles_left >= least:
+                break
+            balanced = free_tokens - tiles_left // per_token
+            place = bisect_left(shelf, balanced << bits) if balanced > 0 else 0
+            for key in shelf[max(place - 1, 0) : place + 1]:
+                if key < end:
+                    rest = free_tokens - (key >> bits)
+                    left = rest * per_token
+                    cost = 5 * left - tiles_left if left > tiles_left else 5 * tiles_left - left
+                    if look and cost:
+                        cost = self._least_after_one_more(rest, free_tiles - tiles, min(cost, least), key)
+                    if cost < least:
+                        chosen, least = key, cost
+            if not least:
+                break
+        return chosen
+
+    def _least_after_one_more(self, free_tokens: int, free_tiles: int, least: int, taken: int) -> int:
+        """The cost after the best sample but `taken`, if that is below `least`, else `least`."""
+        bits, per_token, per_tile = self._bits, self._per_token, self._per_tile
+        end = (free_tokens + 1) << bits
+        for tiles, shelf in self._shelves.items():
+            if tiles > free_tiles:
+                continue
+            tiles_left = (free_tiles - tiles) * per_tile
+            if 4 * tiles_left >= least:
+                break
+            balanced = free_tokens - tiles_left // per_token
+            place = bisect_left(shelf, balanced << bits) if balanced > 0 else 0
+            for key in shelf[max(place - 1, 0) : place + 1]:
+                if key < end and key != taken:
+                    left = (free_tokens - (key >> bits)) * per_token
+                    cost = 5 * left - tiles_left if left > tiles_left else 5 * tiles_left - left
+                    least = min(cost, least)
+        return least

@@ -45,7 +45,7 @@ class Budgets(NamedTuple):
     window: int  # draws
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """Rows, one after the other: row lengths [r], and of each sample [n] the columns of the plan."""
 
     lengths: np.ndarray
@@ -207,7 +207,7 @@ def plan_key(blend: Blend, lengths: Sequence[Lengths], budgets: Budgets) -> str:
 
 def packed_windows(
     blend: Blend, lengths: Sequence[Lengths], budgets: Budgets, draws: int | None = None
-) -> Iterator[_Window]:
+) -> Iterator[Window]:
     """The rows of one window after the other: of the next `draws` draws, or without end."""
     for number in itertools.count():
         count = budgets.window if draws is None else min(budgets.window, draws - number * budgets.window)
@@ -220,11 +220,11 @@ def packed_windows(
             tokens[mine], tiles[mine] = (column[sample[mine]] for column in lengths[d])
         window_seed = zlib.crc32(f"{blend.seed} {number}".encode())
         packed = pack(tokens, tiles, budgets.tokens_per_row, budgets.tiles_per_row, window_seed)
-        yield _Window(packed.lengths, tuple(column[packed.draws] for column in (dataset, sample, tokens, tiles)))
+        yield Window(packed.lengths, tuple(column[packed.draws] for column in (dataset, sample, tokens, tiles)))
 
 
 def write_plan(
-    out: BinaryIO | pa.NativeFile, windows: Iterator[_Window], rows: int | None, names: Sequence[str], budgets: Budgets
+    out: BinaryIO | pa.NativeFile, windows: Iterator[Window], rows: int | None, names: Sequence[str], budgets: Budgets
 ) -> None:
     """Write the first `rows` rows (None: all) of `windows` as a plan."""
     facts = {"names": names, "tokens_per_row": budgets.tokens_per_row, "tiles_per_row": budgets.tiles_per_row}
@@ -241,14 +241,14 @@ def write_plan(
                 return
             segments = int(whole.lengths[:count].sum())
             writer.write_batch(_record_batch(whole.lengths[:count], [c[:segments] for c in whole.columns], schema))
-            waiting = [_Window(whole.lengths[count:], tuple(column[segments:] for column in whole.columns))]
+            waiting = [Window(whole.lengths[count:], tuple(column[segments:] for column in whole.columns))]
             held -= count
             left = None if left is None else left - count
 
 
-def _join(windows: Sequence[_Window]) -> _Window:
+def _join(windows: Sequence[Window]) -> Window:
     lengths = np.concatenate([np.empty(0, np.int64), *(window.lengths for window in windows)])
-    return _Window(lengths, tuple(np.concatenate(c) for c in zip(*(w.columns for w in windows), strict=True)))
+    return Window(lengths, tuple(np.concatenate(c) for c in zip(*(w.columns for w in windows), strict=True)))
 
 
 def _record_batch(lengths: np.ndarray, columns: Sequence[np.ndarray], schema: pa.Schema) -> pa.RecordBatch:

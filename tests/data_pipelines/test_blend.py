@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import blend as blend_module
-from data_pipelines.blend import Blend, PlanError, permutation, scatter
+from data_pipelines.blend import Blend, PlanError, permutation, scatter, shares
 
 PINNED = [4, 1, 2, 6, 5, 0, 3, 7]
 SCATTERED = [44625264, 12003727, 45407616, 35744134, 87602199, 23365854, 83233462, 4612112]
@@ -43,8 +43,7 @@ def test_a_dataset_too_large_to_sort_is_still_drawn_once_an_epoch(monkeypatch):
 
 def test_blend_shares_hold_over_every_window_of_ten_thousand_draws():
     weights = np.array([0.579, 0.2, 0.15, 0.05, 0.02, 0.001])
-    blend = Blend("abcdef", [500_000] * 6, weights, seed=0)
-    datasets, _ = blend.take(40_000)
+    datasets, _ = Blend("abcdef", [5000] * 6, weights, seed=0).take(25_000)
     drawn = np.cumsum(np.eye(6, dtype=int)[datasets], axis=0)
     shares = (drawn[10_000:] - drawn[:-10_000]) / 10_000
     assert np.abs(shares - weights / weights.sum()).max() < 0.001
@@ -87,3 +86,17 @@ def test_another_dataset_in_the_blend_leaves_the_order_inside_this_one():
 def test_an_impossible_blend_is_an_error(names, sizes, weights, text):
     with pytest.raises(PlanError, match=text):
         Blend(names, sizes, weights, 0)
+
+
+def test_shares_by_weight_size_temperature_and_text():
+    weights, sizes = [1.0, 1.0, 2.0], [1000, 10, 10]
+    assert shares(weights, sizes).tolist() == weights
+    assert shares(weights, sizes, 1.0).tolist() == [1000, 10, 20]
+    np.testing.assert_allclose(shares(weights, sizes, 1 / 3), [10, 10 ** (1 / 3), 2 * 10 ** (1 / 3)])
+    found = shares(weights, sizes, 0.0, [False, False, True], 0.2)
+    np.testing.assert_allclose(found, [0.4, 0.4, 0.2])
+    assert shares([1.0], [5], text=[True], text_share=1.0).tolist() == [1.0]
+    with pytest.raises(PlanError, match=r"text_share=0.2: no dataset without images"):
+        shares(weights, sizes, 0.0, [False] * 3, 0.2)
+    with pytest.raises(PlanError, match=r"text_share=0.2: no dataset with images"):
+        shares(weights, sizes, 0.0, [True] * 3, 0.2)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipelines.packing import pack
+from data_pipelines.packing import NEARLY_FULL, _best_fit, pack
 
 
 def mix(size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -11,30 +11,44 @@ def mix(size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return (rng.integers(30, 1500, size) + 261 * tiles).astype(np.int32), tiles.astype(np.int32)
 
 
-def plain_best_fit(tokens, tiles, most_tokens, most_tiles):
-    """The rule as its docstring has it, every sample left looked at for every choice."""
-    sizes, most = np.stack([tokens, tiles]), np.array([[most_tokens], [most_tiles]])
-    left, rows = list(range(len(tokens))), []
-    while left:
-        row = [left[np.argmax((sizes / most)[:, left].max(axis=0))]]
-        while True:
-            free = most - sizes[:, row].sum(axis=1, keepdims=True)
-            fit = [i for i in left if i not in row and (sizes[:, [i]] <= free).all()]
-            if not fit:
-                break
-            row.append(fit[np.argmax((sizes / most * free / most)[:, fit].sum(axis=0))])
-        rows.append(row)
-        left = [i for i in left if i not in row]
-    return rows
+def cost(free_tokens, free_tiles, most_tokens, most_tiles):
+    left = free_tokens * max(most_tiles, 1), free_tiles * most_tokens
+    return 5 * max(left) - min(left)
 
 
-@pytest.mark.parametrize(("most_tokens", "most_tiles"), [(8192, 26), (2048, 12), (3500, 7)])
-def test_rows_are_those_of_the_plain_rule(most_tokens, most_tiles):
-    tokens, tiles = mix(150)
-    fits = np.flatnonzero((tokens <= most_tokens) & (tiles <= most_tiles))
-    rows = pack(tokens, tiles, most_tokens, most_tiles, seed=0).rows()
-    expected = plain_best_fit(tokens[fits], tiles[fits], most_tokens, most_tiles)
-    assert sorted(map(list, rows)) == sorted(fits[row].tolist() for row in expected)
+def costs(sizes, left, free, most):
+    """What remains after each of the samples `left` that fits."""
+    rest = {i: (free[0] - sizes[i][0], free[1] - sizes[i][1]) for i in left}
+    return {i: cost(*pair, *most) for i, pair in rest.items() if min(pair) >= 0}
+
+
+@pytest.mark.parametrize(("most_tokens", "most_tiles"), [(8192, 18), (6000, 13), (16000, 35)])
+def test_every_sample_of_a_row_is_the_best_there_was(most_tokens, most_tiles):
+    tokens, tiles = mix(160)
+    fits = (tokens <= most_tokens) & (tiles <= most_tiles)
+    sizes = list(zip(tokens[fits].tolist(), tiles[fits].tolist(), strict=True))
+    left, most = set(range(len(sizes))), (most_tokens, most_tiles)
+    looked = 0
+    for row in _best_fit(tokens[fits], tiles[fits], most_tokens, most_tiles):
+        shares = {i: (sizes[i][0] * most_tiles, sizes[i][1] * most_tokens) for i in left}
+        leaning = {i: 5 * max(pair) - 4 * min(pair) for i, pair in shares.items()}
+        assert leaning[row[0]] == max(leaning.values())
+        free = most
+        for i, following in zip(row, [*row[1:], None], strict=True):
+            left.remove(i)
+            free = free[0] - sizes[i][0], free[1] - sizes[i][1]
+            further = cost(*free, *most) < int(NEARLY_FULL * 4 * most_tokens * most_tiles)
+            found = costs(sizes, left, free, most)
+            if following is None:
+                assert not found
+            elif further:  # looking further never does worse than not looking
+                rest = free[0] - sizes[following][0], free[1] - sizes[following][1]
+                ahead = min([found[following], *costs(sizes, left - {following}, rest, most).values()])
+                assert ahead <= min(found.values())
+                looked += ahead < min(found.values())
+            else:
+                assert found[following] == min(found.values())
+    assert not left and looked > 0
 
 
 @pytest.mark.parametrize(("most_tokens", "most_tiles"), [(8192, 26), (2048, 12), (3500, 7), (4000, 0)])
