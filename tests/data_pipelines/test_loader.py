@@ -170,7 +170,7 @@ def test_sample_hash_is_that_of_the_ids_and_never_changes():
     assert len(info.sample_ids) == 4 and info.samples == sum(map(len, info.sample_ids))
 
 
-PINNED = "a1a64540d54c8f4f"
+PINNED = "231406e24cf5805a"
 
 
 def conversation(i, image=b"", content=None, answer="yes", n=1):

@@ -42,4 +42,4 @@ def test_budgets_are_suggested_for_a_run(tmp_path):
     table = done.stdout.splitlines()
     assert "tiles a sample" in table[0] and table[2].endswith("(now)") and len(table) >= 5
     assert table[-1].startswith("--config.data.tokens_per_row=")
-    assert "--suggest_budgets needs the run" in prepare("--suggest_budgets").stdout
+    assert "--suggest_budgets needs the run" in prepare("--suggest_budgets").stderr
