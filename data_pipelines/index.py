@@ -2,7 +2,7 @@
 
 `index.parquet` is written with the shards and holds what depends on nothing but the sample. Lengths in tokens and tiles
 depend on the tokenizer, the template, the tags and the architecture; they are measured once for each such choice and
-kept beside the data as `lengths-KEY.npz`, where KEY is a hash of everything that they depend on.
+kept beside the data as `lengths-KEY.npy`, where KEY is a hash of everything that they depend on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -148,7 +147,7 @@ def builder_key(inputs: InputConfig, model: ModelConfig) -> str:
 def lengths(
     source: Source, builder: Builder, max_tokens: int | None = None, max_tiles: int | None = None, key: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and tiles of every sample as `build` would give it within these limits, int32 [n] each.
+    """Tokens and tiles of every sample as `build` would give it within these limits, int32 [n] each (read-only files).
 
     A sample of which not even the first turn fits has TOO_LONG tokens. One that cannot be read or built has 0 and 0: it
     keeps its place in the order, so that it is met, skipped and counted by reason in the step that it falls on.
@@ -162,7 +161,7 @@ def lengths(
     """
     file = None
     if key:
-        file = source.path / f"lengths-{key}-{max_tokens}-{max_tiles}-{source.manifest.fingerprint[:16]}.npz"
+        file = source.path / f"lengths-{key}-{max_tokens}-{max_tiles}-{source.manifest.fingerprint[:16]}.npy"
         if (known := _load(file, len(source))) is not None:
             return known
     measured = np.zeros((len(source), 2), np.int32)
@@ -179,16 +178,15 @@ def lengths(
         _LOG.warning("%s: %d of %d samples cannot be read or built", source, failed, len(source))
     if file is not None:
         _save(file, measured)
-    return measured[:, 0].copy(), measured[:, 1].copy()
+    return measured[:, 0], measured[:, 1]
 
 
 def _load(file: pathlib.Path, size: int) -> tuple[np.ndarray, np.ndarray] | None:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            measured = arrays["lengths"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        measured = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
         return None
-    return (measured[:, 0].copy(), measured[:, 1].copy()) if measured.shape == (size, 2) else None
+    return (measured[:, 0], measured[:, 1]) if measured.shape == (size, 2) else None
 
 
 def _save(file: pathlib.Path, measured: np.ndarray) -> None:
@@ -196,7 +194,7 @@ def _save(file: pathlib.Path, measured: np.ndarray) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with open(partial, "wb") as out:
-            np.savez(out, lengths=measured)
+            np.save(out, measured)
         partial.replace(file)
     except OSError as error:
         _LOG.warning("lengths of %s are not kept: %s", file.parent, error)

@@ -21,16 +21,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from data_pipelines.blend import Blend, shares
 from data_pipelines.faults import BadSamples, Fault, fault_of
 from data_pipelines.index import builder_key, lengths
-from data_pipelines.plan import Blend, Plan, plan_rows
+from data_pipelines.plan import Budgets, Lengths, Plan, plan_rows
 from data_pipelines.records import RecordSource
 from nvlm_jax.config import RunConfig
 from nvlm_jax.inputs import dense
 from nvlm_jax.inputs.batch import Batch, Example
 from nvlm_jax.inputs.errors import BadSample
 from nvlm_jax.inputs.example import ExampleBuilder
-from nvlm_jax.inputs.packing import pack_batch
+from nvlm_jax.inputs.packing import pack_batch, weigh
 
 AHEAD = 2  # batches that are kept ready, of each worker
 
@@ -52,37 +53,72 @@ class BatchInfo(NamedTuple):
 def make_plan(config: RunConfig, steps: int | None = None) -> Plan:
     """The rows of the run: `steps` (default: `train.steps`) times `train.batch_rows`.
 
-    The first call for a dataset and a model measures every sample and keeps the lengths beside the data. Samples that
-    exceed a row's budget alone are left out, named in `plan.dropped` and in a warning.
+    The first call for a dataset and a model measures every sample and keeps the lengths beside the data, and the first
+    one for a blend keeps the plan in the directory that holds its first dataset. Samples that exceed a row's budget
+    alone are left out, named in `plan.dropped` and in a warning.
 
     Raises:
         DatasetError: a dataset of the blend is absent or incomplete.
         PlanError: the blend or the budgets make no plan.
     """
     sources = open_sources(config)
+    blend, measured = open_blend(config, sources)
     groups = {group for source in sources for group in source.manifest.groups}
     if config.inputs.template == "dense":
         groups = {dense.GROUP}
-    builder = ExampleBuilder(config.inputs, config.model)
-    key = builder_key(config.inputs, config.model)
     data, train = config.data, config.train
-    blend = Blend([d.name for d in data.blend], [len(s) for s in sources], [d.weight for d in data.blend], config.seed)
     plan = plan_rows(
         blend,
-        [lengths(source, builder, data.tokens_per_row, data.tiles_per_row, key) for source in sources],
+        measured,
         (train.steps if steps is None else steps) * train.batch_rows,
-        data.tokens_per_row,
-        data.tiles_per_row,
-        data.pack_window,
-        config.seed,
+        Budgets(data.tokens_per_row, data.tiles_per_row, data.pack_window),
         sorted(groups),
+        sources[0].path.parent if sources else None,
     )
     for name, samples in plan.dropped.items():
         logging.getLogger(__name__).warning(
             "dataset %s: %d samples exceed a row of %d tokens and %d tiles and are left out, the first are %s",
-            *(name, len(samples), data.tokens_per_row, data.tiles_per_row, samples[:10]),
+            *(name, len(samples), data.tokens_per_row, data.tiles_per_row, samples[:10].tolist()),
         )
     return plan
+
+
+def open_blend(config: RunConfig, sources: Sequence[RecordSource], limited: bool = True) -> tuple[Blend, list[Lengths]]:
+    """The run's blend before its first draw, and the lengths of its datasets' samples.
+
+    Args:
+        config: of the run.
+        sources: from `open_sources`.
+        limited: whether conversations that are longer than a row are measured as cut to it.
+
+    Raises:
+        PlanError: as `make_plan`.
+    """
+    data, builder = config.data, ExampleBuilder(config.inputs, config.model)
+    limits = (data.tokens_per_row, data.tiles_per_row) if limited else (None, None)
+    key = builder_key(config.inputs, config.model)
+    measured = [lengths(source, builder, *limits, key) for source in sources]
+    text = [not tiles.any() for _, tiles in measured]
+    sizes = [len(source) for source in sources]
+    weights = shares([d.weight for d in data.blend], sizes, data.size_exponent, text, data.text_share)
+    return Blend([d.name for d in data.blend], sizes, weights.tolist(), config.seed), measured
+
+
+class Drawn(NamedTuple):
+    """What a run takes from one dataset."""
+
+    name: str
+    size: int
+    drawn: int  # samples of all rows
+    epochs: float
+    repeats: int  # draws of samples that were drawn before
+
+
+def drawn(config: RunConfig, plan: Plan) -> list[Drawn]:
+    """What the plan's rows take from each dataset, epochs and repeats counted."""
+    sizes = [len(source) for source in open_sources(config)]
+    counts = zip(plan.names, sizes, plan.counts().tolist(), strict=True)
+    return [Drawn(name, size, n, n / max(size, 1), max(0, n - size)) for name, size, n in counts]
 
 
 def batches(
@@ -248,7 +284,7 @@ class _RowReader:
             raise BadSample(
                 "other_length",
                 f"sample {example.id!r}: {len(example.tokens)} tokens and {len(example.tiles)} tiles, planned with "
-                f"{tokens} and {tiles}; remove lengths-*.npz from {source.path} to measure anew",
+                f"{tokens} and {tiles}; remove lengths-*.npy from {source.path} to measure anew",
             )
         return example, dropped
 
@@ -267,10 +303,12 @@ class _RowPacker:
 
     def __init__(self, config: RunConfig):
         data, model = config.data, config.model
+        self._loss_per = data.loss_per
         self._sizes = (data.tokens_per_row, data.tiles_per_row, model.vision.image_size, model.tokens_per_tile)
 
     def __call__(self, rows: Sequence[_Row]) -> tuple[Batch, int, int, list[Fault]]:
-        batch = pack_batch([row.examples for row in rows], *self._sizes)
+        examples = [[weigh(example, self._loss_per) for example in row.examples] for row in rows]
+        batch = pack_batch(examples, *self._sizes)
         faults = [fault for row in rows for fault in row.faults]
         return batch, sum(row.read for row in rows), sum(row.dropped_turns for row in rows), faults
 

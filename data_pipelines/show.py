@@ -58,7 +58,7 @@ class Shown(NamedTuple):
     batch: Batch  # of R rows
     info: BatchInfo  # sample ids, hash and fills are the whole batch's; the last three fields those of the rows read
     samples: tuple[tuple[tuple[str, Sample], ...], ...]  # of each row's segments: `dataset/id` and the sample
-    too_long: dict[str, tuple[str, ...]]  # by dataset: ids of samples that exceed a row alone, as far as planned
+    too_long: dict[str, tuple[str, ...]]  # by dataset: ids of samples that exceed a row alone
 
 
 def read_batch(config: RunConfig, step: int = 0, rows: int = 4) -> Shown:
@@ -86,7 +86,7 @@ def read_batch(config: RunConfig, step: int = 0, rows: int = 4) -> Shown:
         places = plan.row(step * total + row)
         samples.append(tuple((i, sources[d][s]) for i, (d, s) in zip(ids, places, strict=True) if i not in bad))
     ids_of = {name: source.ids() for name, source in zip(plan.names, sources, strict=True)}
-    too_long = {name: tuple(ids_of[name][s].as_py() for s in lost) for name, lost in plan.dropped.items()}
+    too_long = {name: tuple(ids_of[name].take(lost).to_pylist()) for name, lost in plan.dropped.items()}
     return Shown(config, plan, Batch(*(array[:rows] for array in batch)), info, tuple(samples), too_long)
 
 
@@ -136,7 +136,7 @@ def write_page(path: pathlib.Path, page: dict[str, Any]) -> None:
 def _left_out(shown: Shown) -> Iterator[dict[str, Any]]:
     """A record for each reason why a sample, or a part of one, is not in a row."""
     for name, ids in shown.too_long.items():
-        why = f"alone they exceed a row; of all samples drawn for steps 0 to {shown.info.step}"
+        why = "alone they exceed a row; of all samples of the dataset"
         yield {"reason": "over_budget", "count": len(ids), "ids": [f"{name}/{i}" for i in ids[:LISTED]], "message": why}
     bad = BadSamples(1.0)
     bad.add(shown.info.read, shown.info.bad)

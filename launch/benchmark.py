@@ -1,8 +1,12 @@
 """Measure a part of the project on this machine; docs/performance.md has the numbers and the commands.
 
+    python -m launch.benchmark --config=configs/nvlm.py:arch=d,size=tiny,stage=sft [--steps=10]     a training step
+    python -m launch.benchmark --config=configs/nvlm.py:arch=d,size=tiny,stage=sft --sweep=tiles   D, X and H, 1-6 tiles
     python -m launch.benchmark --part=convert --directory=runs/benchmark [--gigabytes=4] [--repeats=3]
-    python -m launch.benchmark --part=serve --url=http://127.0.0.1:8000 [--clients=64] [--seconds=60]
+    python -m launch.benchmark --part=data [--repeats=20]
+    python -m launch.benchmark --part=packing --arch=d --rows=10000000 [--index=FILE.parquet]
     python -m launch.benchmark --part=decode --checkpoint=runs/quickstart/d/sft [--data=runs/data] [--repeats=3]
+    python -m launch.benchmark --part=serve --url=http://127.0.0.1:8000 [--clients=64] [--seconds=60]
 
 Measurements are ratios within one run where they can be, for machines differ and are shared.
 """
@@ -11,15 +15,25 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
+from ml_collections import config_flags
 
-from launch import benchmark_convert, benchmark_decode
-
-PART = flags.DEFINE_enum("part", None, ["convert", "decode", "serve"], "what to measure", required=True)
+CONFIG = config_flags.DEFINE_config_file("config", None, "the run whose training step is measured", lock_config=True)
+STEPS = flags.DEFINE_integer("steps", 10, "with --config: steps to time", lower_bound=1)
+SWEEP = flags.DEFINE_enum("sweep", None, ["tiles"], "with --config: cost against tiles, for D, X and H")
+TEXT = flags.DEFINE_integer("sample_text", 128, "with --config: text tokens of a synthetic sample", lower_bound=2)
+TILES = flags.DEFINE_integer("sample_tiles", 7, "with --config: tiles of a synthetic sample", lower_bound=0)
+PART_NAMES = ["convert", "data", "packing", "decode", "serve"]
+PART = flags.DEFINE_enum("part", None, PART_NAMES, "what to measure instead of a training step")
 DIRECTORY = flags.DEFINE_string("directory", "runs/benchmark", "where files are made; they are left there")
 GIGABYTES = flags.DEFINE_float("gigabytes", 4.0, "with --part=convert: size of the checkpoint", lower_bound=3.8)
+ARCH = flags.DEFINE_enum("arch", "d", ["d", "x", "h"], "with --part=packing: whose lengths and budgets")
+ROWS = flags.DEFINE_integer("rows", 10_000_000, "with --part=packing: samples", lower_bound=1)
+INDEX = flags.DEFINE_string("index", "", "with --part=packing: a dataset's index.parquet; default: a mix made here")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/quickstart/d/sft", "with --part=decode: a workdir of NVLM-D")
 DATA = flags.DEFINE_string("data", "runs/data", "with --part=decode or serve: directory that holds qa-test")
 REFERENCE = flags.DEFINE_bool("reference", True, "with --part=decode: transformers too; needs requirements-parity.txt")
@@ -32,22 +46,87 @@ REPEATS = flags.DEFINE_integer("repeats", 3, "times each step is taken", lower_b
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
+    if (PART.value is None) == (CONFIG.value is None):
+        raise app.UsageError("give either --config, to measure a training step, or --part")
     directory = Path(DIRECTORY.value).absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    if PART.value == "convert":
-        found = benchmark_convert.measure(directory, GIGABYTES.value, REPEATS.value)
-        text = benchmark_convert.report(found)
-    elif PART.value == "serve":
-        from launch import benchmark_serve  # needs httpx, which requirements-test.txt brings
-
-        found = benchmark_serve.measure(URL.value, Path(DATA.value), CLIENTS.value, SECONDS.value)
-        text = benchmark_serve.report(found)
-    else:
-        found = benchmark_decode.measure(CHECKPOINT.value, Path(DATA.value), REPEATS.value, REFERENCE.value)
-        text = benchmark_decode.report(found)
+    if PART.value is None:
+        measure_training(directory)
+        return
+    found, text = PARTS[PART.value](directory)
     (directory / f"{PART.value}.json").write_text(json.dumps(found, indent=2) + "\n")
     print(text)
     sys.stdout.flush()
+
+
+def measure_training(directory: Path) -> None:
+    """The training step of --config, or with --sweep what it costs against the number of tiles."""
+    from launch import benchmark_train
+    from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+
+    try:
+        config = from_mapping(RunConfig, CONFIG.value.to_dict())
+        if SWEEP.value:
+            points = benchmark_train.sweep_tiles(config, STEPS.value, TEXT.value, config.inputs.max_tiles)
+            (directory / "tiles.json").write_text(json.dumps(points, indent=2) + "\n")
+            benchmark_train.draw_sweep(points, directory / "tiles.png")
+            print(directory / "tiles.png")
+            return
+        found = benchmark_train.measure(config, STEPS.value, TEXT.value, TILES.value)
+    except (ConfigError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    (directory / "train.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(benchmark_train.report(found))
+
+
+# Each part imports its own module: JAX, whose memory is none of packing's, or packages that only tests need.
+def _convert(directory: Path) -> tuple[Any, str]:
+    from launch import benchmark_convert
+
+    found = benchmark_convert.measure(directory, GIGABYTES.value, REPEATS.value)
+    return found, benchmark_convert.report(found)
+
+
+def _data(directory: Path) -> tuple[Any, str]:
+    from launch import benchmark_data
+
+    found = benchmark_data.measure(REPEATS.value)
+    return found, benchmark_data.report(found)
+
+
+def _packing(directory: Path) -> tuple[Any, str]:
+    from data_pipelines.blend import PlanError
+    from data_pipelines.records import DatasetError
+    from launch import benchmark_packing
+
+    try:
+        found = benchmark_packing.measure(directory, ARCH.value, ROWS.value, INDEX.value)
+    except (DatasetError, PlanError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    return found, benchmark_packing.report(found)
+
+
+def _decode(directory: Path) -> tuple[Any, str]:
+    from launch import benchmark_decode
+
+    found = benchmark_decode.measure(CHECKPOINT.value, Path(DATA.value), REPEATS.value, REFERENCE.value)
+    return found, benchmark_decode.report(found)
+
+
+def _serve(directory: Path) -> tuple[Any, str]:
+    from launch import benchmark_serve
+
+    found = benchmark_serve.measure(URL.value, Path(DATA.value), CLIENTS.value, SECONDS.value)
+    return found, benchmark_serve.report(found)
+
+
+PARTS: dict[str, Callable[[Path], tuple[Any, str]]] = {
+    "convert": _convert,
+    "data": _data,
+    "packing": _packing,
+    "decode": _decode,
+    "serve": _serve,
+}
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@
     python -m launch.prepare --dataset=vqav2 --raw=raw/vqav2 --out=runs/data --against=runs/data/docvqa-test
     python -m launch.prepare --meta=raw/meta.json --raw=raw --out=runs/data
     python -m launch.prepare --list [--out=runs/data]
+    python -m launch.prepare --suggest_budgets --config=configs/nvlm.py:arch=d,size=tiny,stage=sft
 
 The first makes the generated datasets, the second any row of the paper's tables (`configs/blends`), the third a dataset
 of your own in one of the layouts of `data_pipelines/raw/layouts.py`, the fourth leaves out what a benchmark has, the
-fifth makes all datasets of an InternVL `meta.json`, the last prints every row and its state. Datasets that are complete
+fifth makes all datasets of an InternVL `meta.json`, the sixth prints every row and its state, the last tries budgets of
+a packed row on a run's blend. Datasets that are complete
 and were made with the same settings are left as they are. Interrupted, it leaves nothing that looks like a dataset; run
 again, it goes on with the first shard that is missing, and all shards have the same bytes.
 """
@@ -25,15 +27,20 @@ import sys
 from collections.abc import Iterator
 
 from absl import app, flags
+from ml_collections import config_flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.blends import pretrain, sft, text
 from configs.blends.catalog import ROWS
-from data_pipelines import embedded, report
+from data_pipelines import budgets, embedded, report
+from data_pipelines.blend import PlanError
+from data_pipelines.loader import open_blend, open_sources
+from data_pipelines.plan import Budgets
 from data_pipelines.prepare import SHARD, PrepareError, made_shards, prepare
 from data_pipelines.raw.entry import LayoutError, Spec
 from data_pipelines.raw.internvl import meta_specs
 from data_pipelines.records import DatasetError, read_manifest
+from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 
 DATASET = flags.DEFINE_string("dataset", "embedded", "`embedded`, a row of the paper's tables, or a name with --layout")
 OUT = flags.DEFINE_string("out", None, "directory that the datasets are written to")
@@ -52,6 +59,8 @@ SHARD_RECORDS = flags.DEFINE_integer("shard_records", SHARD, "raw records of a s
 TOKENIZER = flags.DEFINE_string("tokenizer", "", "directory with tokenizer.json: adds token counts to the index")
 AGAINST = flags.DEFINE_list("against", [], "prepared benchmarks; what holds their prompts or images is left out")
 MAX_BAD_SHARE = flags.DEFINE_float("max_bad_share", 0.05, "above this share of bad samples no dataset is made", 0, 1)
+SUGGEST_BUDGETS = flags.DEFINE_bool("suggest_budgets", False, "print what rows of other budgets would waste")
+CONFIG = config_flags.DEFINE_config_file("config", None, "with --suggest_budgets: the run", lock_config=True)
 LIST = flags.DEFINE_bool("list", False, "print every row of the paper's tables and its state")
 
 
@@ -60,6 +69,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
     if LIST.value:
         return list_rows()
+    if SUGGEST_BUDGETS.value:
+        return suggest_budgets()
     if not OUT.value:
         raise app.UsageError("--out is missing: the directory that the datasets are written to")
     try:
@@ -99,6 +110,31 @@ def list_rows() -> None:
             weight = "by size" if share.weight is None else f"{share.weight:g}"
             columns = ((share.group, 12), (row.name, 22), (row.layout, 20), (row.licence, 16), (weight, 8))
             print("  " + "".join(f"{value:{width}}" for value, width in columns) + states[share.name])
+
+
+def suggest_budgets() -> None:
+    """Print, for the run of --config and for rows of half to twice as many tokens, the budgets that waste least."""
+    if CONFIG.value is None:
+        raise app.UsageError("--suggest_budgets needs the run: --config=configs/nvlm.py:arch=d,size=72b,stage=sft")
+    try:
+        config = from_mapping(RunConfig, CONFIG.value.to_dict())
+        blend, lengths = open_blend(config, open_sources(config), limited=False)
+        draws = budgets.draw(blend, lengths)
+        now = config.data
+        found = [budgets.padding(draws, Budgets(now.tokens_per_row, now.tiles_per_row, now.pack_window))]
+        for scale in (0.5, 1, 2):
+            with contextlib.suppress(PlanError):  # none fits half a row
+                found.append(budgets.suggest(draws, round(now.tokens_per_row * scale), now.pack_window))
+    except (ConfigError, DatasetError, PlanError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    print(f"{len(draws[0]):,} draws: {draws[0].mean():.0f} tokens and {draws[1].mean():.2f} tiles a sample")
+    print("tokens a row, tiles a row: token padding, tile padding, samples longer than a row")
+    for place, each in enumerate(found):
+        note = "  (now)" if place == 0 else ""
+        losses = f"{each.tokens:6.1%} {each.tiles:6.1%} {each.left_out:6.2%}"
+        print(f"{each.budgets.tokens_per_row:7,} {each.budgets.tiles_per_row:4}: {losses}{note}")
+    best = min(found, key=lambda each: max(each.tokens, each.tiles) + each.left_out).budgets
+    print(f"--config.data.tokens_per_row={best.tokens_per_row} --config.data.tiles_per_row={best.tiles_per_row}")
 
 
 def _state(name: str) -> str:

@@ -1,6 +1,7 @@
 """Show one batch of any run as an HTML page: images, tiles with their tags, every token, and which tiles it sees.
 
     python -m launch.show_batch --config=configs/nvlm.py:arch=x,size=tiny,stage=sft --out=page.html --step=0 --rows=4
+    python -m launch.show_batch --config=configs/nvlm.py:arch=d,size=72b,stage=sft --blend=sft --data=data --out=a.html
     python -m launch.show_batch --config=configs/nvlm.py:size=tiny --picture=docs/images/page_tiles.png
 
 The page holds everything it shows and makes no request. `--picture` draws one generated page cut into tiles by the
@@ -21,8 +22,9 @@ from flax import nnx
 from ml_collections import config_flags
 
 from data_pipelines import picture, show
-from data_pipelines.plan import PlanError
+from data_pipelines.blend import PlanError
 from data_pipelines.records import DatasetError
+from launch.blends import with_blend
 from nvlm_jax.config import ConfigError, ModelConfig, RunConfig, from_mapping
 from nvlm_jax.inputs.batch import Batch
 from nvlm_jax.models.attention import CausalMask, TileMask
@@ -42,14 +44,15 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("nothing to write: give --out=page.html, --picture=page.png or both")
     jax.config.update("jax_platforms", "cpu")  # a training run may hold the accelerator
     try:
-        config = from_mapping(RunConfig, CONFIG.value.to_dict())
+        config = from_mapping(RunConfig, with_blend(CONFIG.value))
         if PICTURE.value:
             picture.write_picture(pathlib.Path(PICTURE.value), config.inputs, config.model.vision.image_size)
             print(PICTURE.value)
         if OUT.value:
             shown = show.read_batch(config, STEP.value, ROWS.value)
             show.write_page(pathlib.Path(OUT.value), show.describe(shown, tiles_seen(config.model, shown.batch)))
-            print(OUT.value)
+            tokens, tiles = shown.info.token_fill, shown.info.tile_fill
+            print(f"{OUT.value}: {tokens:.1%} of the batch's tokens and {tiles:.1%} of its tiles are filled")
     except (ConfigError, DatasetError, PlanError, FileNotFoundError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

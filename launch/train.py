@@ -19,10 +19,11 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from data_pipelines.blend import PlanError
 from data_pipelines.faults import TooManyBadSamples
-from data_pipelines.loader import batches, make_plan
-from data_pipelines.plan import PlanError
+from data_pipelines.loader import batches, drawn, make_plan
 from data_pipelines.records import DatasetError
+from launch.blends import with_blend
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.training.checkpoints import CheckpointError
 from nvlm_jax.training.loop import NonFiniteLoss, train
@@ -39,8 +40,13 @@ def main(argv: list[str]) -> None:
     show_logs()
     use_compilation_cache(Path(WORKDIR.value).absolute().parent / ".jax_cache")
     try:
-        config = from_mapping(RunConfig, CONFIG.value.to_dict())
+        config = from_mapping(RunConfig, with_blend(CONFIG.value))
         plan = make_plan(config)
+        for each in drawn(config, plan):
+            logging.getLogger("data_pipelines").info(
+                "dataset %s: %d samples, %d drawn: %.2f epochs, %d repeats",
+                *(each.name, each.size, each.drawn, each.epochs, each.repeats),
+            )
         data = partial(batches, config, plan, process_index=jax.process_index(), process_count=jax.process_count())
         outcome = train(config, WORKDIR.value, data, plan.groups)
     except EXPECTED as error:

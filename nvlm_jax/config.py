@@ -18,6 +18,8 @@ ARCHS = ("d", "x", "h")
 TILE_TAGS = ("none", "1d", "grid", "box")
 TEMPLATES = ("chatml", "plain", "checkpoint", "dense")
 REMATS = ("none", "dots", "full")
+RESIZES = ("pillow", "opencv")
+LOSS_PERS = ("token", "sample", "sqrt")
 CROSS_ATTENTION_INITS = ("", "decoder")
 # Keys of earlier versions, as saved with checkpoints.
 RENAMED = {"joined_image_prefix": "joined_as_released_hf"}
@@ -107,6 +109,7 @@ class InputConfig:
     tile_tags: str = "1d"  # none | 1d | grid | box
     max_tiles: int = 6  # regular tiles of an image, without the thumbnail
     thumbnail: bool = True
+    resize: str = "pillow"  # pillow: the rule to the pixel | opencv: quicker, a few levels off (docs/performance.md)
     thumbnail_tag: str = "<tile_global_thumbnail>"  # <tile_global> with Yi
     image_token: str = "<|vision_pad|>"
     end_token: str = "<|im_end|>"
@@ -137,7 +140,7 @@ class DatasetConfig:
 
     name: str = ""
     path: str = ""
-    weight: float = 1.0  # share of samples, normalised over the blend
+    weight: float = 1.0  # share of samples, normalised over the blend; see data.size_exponent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +148,14 @@ class DataConfig:
     """The blend and the budgets of a packed row."""
 
     blend: tuple[DatasetConfig, ...] = ()
+    # A dataset's share is its weight times its samples to this power: 0 = the weights alone, 1 = by size, 1/t =
+    # temperature t.
+    size_exponent: float = 0.0
+    text_share: float = 0.0  # of samples from datasets without images; 0 = as their weights say
+    loss_per: str = "token"  # token | sample | sqrt: a sample weighs as its trained tokens, as 1, as their square root
     tokens_per_row: int = 8192  # S
     tiles_per_row: int = 26  # T
-    pack_window: int = 1024  # samples looked at together when rows are filled
+    pack_window: int = 4096  # samples looked at together when rows are filled
     workers: int = 0  # Grain worker processes; 0 reads in a thread of this process
     max_bad_share: float = 0.01  # of the samples read so far; above it the run stops with the list
 
@@ -241,6 +249,7 @@ def run_faults(run: RunConfig) -> list[str]:
         (inputs.max_tiles >= 1, f"inputs.max_tiles: {inputs.max_tiles} tiles an image; at least 1"),
         (inputs.tile_tags in TILE_TAGS, f"inputs.tile_tags: {inputs.tile_tags!r} is none of {', '.join(TILE_TAGS)}"),
         (inputs.template in TEMPLATES, f"inputs.template: {inputs.template!r} is none of {', '.join(TEMPLATES)}"),
+        (inputs.resize in RESIZES, f"inputs.resize: {inputs.resize!r} is none of {', '.join(RESIZES)}"),
         (model.remat in REMATS, f"model.remat: {model.remat!r} is none of {', '.join(REMATS)}"),
         (
             bool(model.dense_labels) == (inputs.template == "dense"),
@@ -261,6 +270,15 @@ def run_faults(run: RunConfig) -> list[str]:
         (
             run.train.accumulation >= 1 and run.train.batch_rows % run.train.accumulation == 0,
             f"train.accumulation: {run.train.accumulation} does not divide train.batch_rows {run.train.batch_rows}",
+        ),
+        (
+            run.data.loss_per in LOSS_PERS,
+            f"data.loss_per: {run.data.loss_per!r} is none of {', '.join(LOSS_PERS)}",
+        ),
+        (0 <= run.data.text_share <= 1, f"data.text_share: {run.data.text_share}; 0 to 1 would be right"),
+        (
+            0 <= run.data.size_exponent <= 1,
+            f"data.size_exponent: {run.data.size_exponent}; 0 (weights alone) to 1 (by size) would be right",
         ),
         (bool(run.train.trainable), "train.trainable: names no part; nothing would be trained"),
         (run.train.steps >= 1, f"train.steps: {run.train.steps}; at least 1"),

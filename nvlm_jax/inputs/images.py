@@ -108,7 +108,8 @@ class ImageBlocks:
             if picture.image is None:
                 continue
             try:
-                cut.append(cut_tiles(open_image(picture.image), picture.grid, self._tile_size, self._inputs.thumbnail))
+                how = (self._tile_size, self._inputs.thumbnail, self._inputs.resize)
+                cut.append(cut_tiles(open_image(picture.image), picture.grid, *how))
             except ImageError as error:
                 raise _of_sample(error, sample_id, i) from error
         return cut[1] if len(cut) == 2 else np.concatenate(cut)

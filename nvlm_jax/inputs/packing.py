@@ -30,6 +30,18 @@ def pack_row(
     return _row(pack_batch([examples], tokens_per_row, tiles_per_row, tile_size, tokens_per_tile), 0)
 
 
+def weigh(example: Example, loss_per: str) -> Example:
+    """The example with its loss weights by `data.loss_per`.
+
+    Its n trained tokens together weigh n (`token`), 1 (`sample`), or the square root of n (`sqrt`).
+    """
+    trained = np.count_nonzero(example.loss_weights)
+    if loss_per == "token" or not trained:
+        return example
+    weights = example.loss_weights * trained ** {"sample": -1.0, "sqrt": -0.5}[loss_per]
+    return example._replace(loss_weights=weights.astype(np.float32))
+
+
 def stack_rows(rows: Sequence[Batch]) -> Batch:
     """Rows from `pack_row` -> a batch with leading axis B."""
     return Batch(*(np.stack(values) for values in zip(*rows, strict=True)))

@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 from PIL import ExifTags, Image
 
+from nvlm_jax.inputs import fast_resize
 from nvlm_jax.inputs.errors import ImageError
 
 # Only these decoders run. Others that Pillow knows start programs (EPS) or are no single pictures.
@@ -73,7 +74,9 @@ def tile_count(grid: tuple[int, int], thumbnail: bool = True) -> int:
     return regular + (thumbnail and regular > 1)
 
 
-def cut_tiles(image: Image.Image, grid: tuple[int, int], tile_size: int = 448, thumbnail: bool = True) -> np.ndarray:
+def cut_tiles(
+    image: Image.Image, grid: tuple[int, int], tile_size: int = 448, thumbnail: bool = True, resize: str = "pillow"
+) -> np.ndarray:
     """Resize (bicubic, not keeping the ratio) to the grid's exact size and cut it row by row.
 
     Args:
@@ -81,17 +84,27 @@ def cut_tiles(image: Image.Image, grid: tuple[int, int], tile_size: int = 448, t
         grid: (cols, rows).
         tile_size: P, pixels along a tile's side.
         thumbnail: append the whole image as one more tile if the grid has more than one.
+        resize: `pillow`, the rule to the pixel; or `opencv`, quicker and a few levels off.
 
     Returns:
         uint8 [T, P, P, 3].
     """
+    scaled = _by_opencv if resize == "opencv" else _by_pillow
     cols, rows = grid
-    resized = np.asarray(image.resize((cols * tile_size, rows * tile_size), Image.Resampling.BICUBIC))
-    tiles = resized.reshape(rows, tile_size, cols, tile_size, 3).swapaxes(1, 2).reshape(-1, tile_size, tile_size, 3)
-    if tile_count(grid, thumbnail) == len(tiles):
-        return tiles
-    whole = np.asarray(image.resize((tile_size, tile_size), Image.Resampling.BICUBIC))
-    return np.concatenate([tiles, whole[None]])
+    tiles = np.empty((tile_count(grid, thumbnail), tile_size, tile_size, 3), np.uint8)
+    cut = scaled(image, cols * tile_size, rows * tile_size).reshape(rows, tile_size, cols, tile_size, 3)
+    tiles[: rows * cols].reshape(rows, cols, tile_size, tile_size, 3)[:] = cut.swapaxes(1, 2)
+    if len(tiles) > rows * cols:
+        tiles[-1] = scaled(image, tile_size, tile_size)
+    return tiles
+
+
+def _by_pillow(image: Image.Image, width: int, height: int) -> np.ndarray:
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _by_opencv(image: Image.Image, width: int, height: int) -> np.ndarray:
+    return fast_resize.resize(np.asarray(image), width, height)
 
 
 def open_header(source: ImageSource) -> Image.Image:

@@ -67,8 +67,9 @@ def make_train_step(
 ) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """The step as a pure function `(state, frozen, batch) -> (state, metrics)`, to be jitted by the caller.
 
-    The loss is the mean over the trained tokens of the *global* batch: it does not depend on how rows are spread over
-    devices or accumulation steps. Metrics are scalars, but `group_loss` and `group_weight` [group_count + 1].
+    The loss is the mean, by `loss_weights`, over the trained tokens of the *global* batch: it does not depend on how
+    rows are spread over devices or accumulation steps. Metrics are scalars, but `group_loss` and `group_weight`
+    [group_count + 1].
     """
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     accumulation, chunk = config.train.accumulation, config.model.loss_chunk
@@ -94,7 +95,8 @@ def make_train_step(
             ((value, (nll, weight)), grads), _ = jax.lax.scan(accumulate, start, split_rows(batch, accumulation))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": value, "trained_tokens": batch.loss_weights.sum(), "group_loss": nll, "group_weight": weight}
+        trained = (batch.loss_weights > 0).sum(dtype=jnp.float32)
+        metrics = {"loss": value, "trained_tokens": trained, "group_loss": nll, "group_weight": weight}
         metrics |= {"grad_norm": optax.tree.norm(grads)} | part_norms(grads) | gate_values(params)
         return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -114,7 +116,5 @@ def part_norms(grads: nnx.State) -> dict[str, jax.Array]:
 def gate_values(params: nnx.State) -> dict[str, jax.Array]:
     """tanh of every trainable gate, [G] for each of the two kinds."""
     return {
-        f"tanh_gate/{path[-1]}": jnp.tanh(value[...])
-        for path, value in nnx.to_flat_state(params)
-        if path[-1] in GATES
+        f"tanh_gate/{path[-1]}": jnp.tanh(value[...]) for path, value in nnx.to_flat_state(params) if path[-1] in GATES
     }

@@ -63,8 +63,8 @@ def test_lengths_are_measured_once_for_a_key_and_budgets(source):
     index.lengths(source, builder, 11, 2, key="k")
     index.lengths(source, builder, 11, 2, key="other")
     assert builder.asked == 15
-    for file in source.path.glob("lengths-*.npz"):  # a damaged file is measured anew
-        file.write_bytes(b"PK damaged")
+    for file in source.path.glob("lengths-*.npy"):  # a damaged file is measured anew
+        file.write_bytes(b"damaged")
     np.testing.assert_array_equal(index.lengths(source, builder, 10, 2, key="k"), first)
     assert builder.asked == 20
 

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+from data_pipelines import embedded
 from data_pipelines.records import RecordSource
 
 
@@ -24,3 +25,21 @@ def test_prepare_refuses_what_it_does_not_know(tmp_path):
     stray = prepare(f"--out={tmp_path}", "qa")
     assert stray.returncode != 0 and "unexpected arguments" in stray.stdout + stray.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_budgets_are_suggested_for_a_run(tmp_path):
+    embedded.prepare(tmp_path, ["qa", "text"], samples=60, processes=0)
+    config = tmp_path / "run.py"
+    config.write_text(
+        "from configs import nvlm\n"
+        "def get_config():\n"
+        "    config = nvlm.get_config('arch=d,size=tiny,stage=sft')\n"
+        f"    config.data.blend = [dict(name=n, path='{tmp_path}/' + n, weight=1.0) for n in ('qa', 'text')]\n"
+        "    return config\n"
+    )
+    done = prepare("--suggest_budgets", f"--config={config}")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.splitlines()
+    assert "tiles a sample" in table[0] and table[2].endswith("(now)") and len(table) >= 5
+    assert table[-1].startswith("--config.data.tokens_per_row=")
+    assert "--suggest_budgets needs the run" in prepare("--suggest_budgets").stderr

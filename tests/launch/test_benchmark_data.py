@@ -1,0 +1,19 @@
+import numpy as np
+
+from launch import benchmark_data
+
+
+def test_the_exact_way_has_the_usual_pixels_and_opencv_is_near(monkeypatch):
+    first = dict([next(iter(benchmark_data.pictures().items()))])
+    monkeypatch.setattr(benchmark_data, "pictures", lambda: first)
+    found = benchmark_data.measure(1)
+    (row,) = found["pictures"]
+    assert row["tiles"] == 7 and row["equal"] and row["off"]["within 3"] > 0.9 and row["off"]["mean"] < 1
+    text = benchmark_data.report(found)
+    assert "pillow has the usual pixels: True" in text and "cores of this machine" in text
+
+
+def test_the_usual_transform_is_channels_first_and_normalised():
+    made = benchmark_data.usual(benchmark_data._jpeg(benchmark_data.Image.new("RGB", (900, 448), (255, 0, 0))))
+    assert made.shape == (3, 3, 448, 448) and made.dtype == np.float32
+    np.testing.assert_allclose(made[0, :, 5, 5], [(1 - 0.485) / 0.229, -0.456 / 0.224, -0.406 / 0.225], atol=0.03)
