@@ -19,6 +19,7 @@ from flax import nnx
 from nvlm_jax.config import CrossAttentionConfig, DecoderConfig
 from nvlm_jax.inputs.batch import THUMBNAIL
 from nvlm_jax.models.attention import TileKeys, TileMask, attend
+from nvlm_jax.models.axes import constrain
 from nvlm_jax.models.layers import TABLE_INIT, GatedMLP, linear, rms_norm, stack
 
 
@@ -50,13 +51,17 @@ class GatedCrossAttention(nnx.Module):
     def keys_values(self, media: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B, T, N', D] -> two of [B, T*N', K, h]."""
         pattern = "b t n (k h) -> b (t n) k h"
-        return tuple(rearrange(project(media), pattern, h=self.head_dim) for project in (self.k, self.v))
+        found = (rearrange(project(media), pattern, h=self.head_dim) for project in (self.k, self.v))
+        return tuple(constrain(a, "rows", None, "kv", None) for a in found)
 
     def attention(self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> jax.Array:
         """The ungated attention output [B, S, D]; exactly zero for a token that sees no tile."""
-        q = rearrange(self.q(self.norm1(x)), "b s (n h) -> b s n h", h=self.head_dim)
+        normed = constrain(self.norm1(x), "rows", "places", None)
+        q = rearrange(self.q(normed), "b s (n h) -> b s n h", h=self.head_dim)
+        q = constrain(q, "rows", "places", "heads", None)
         mask = TileKeys(visible, keys.shape[1] // visible.shape[2])
-        return self.out(rearrange(attend(q, keys, values, mask), "b s n h -> b s (n h)"))
+        attended = constrain(attend(q, keys, values, mask), "rows", "places", "heads", None)
+        return constrain(self.out(rearrange(attended, "b s n h -> b s (n h)")), "rows", "between", None)
 
     def __call__(self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> jax.Array:
         gates = (jnp.tanh(g[...]).astype(x.dtype) for g in (self.attention_gate, self.mlp_gate))
@@ -92,7 +97,7 @@ class CrossAttention(nnx.Module):
             rows = self.tags[...].astype(image_tokens.dtype)
             tag = rows[jnp.clip(tile_index - 1, 0, rows.shape[0] - 1)][:, :, None]
             image_tokens = jnp.concatenate([tag, image_tokens], axis=2)
-        return ImageMemory(image_tokens, mask.tiles())
+        return ImageMemory(constrain(image_tokens, "rows", "memory", None, None), mask.tiles())
 
     def precompute(self, memory: ImageMemory) -> ImageMemory:
         """Every layer's keys and values at once, for generation: they do not change while tokens are added."""

@@ -15,6 +15,7 @@ from flax import nnx
 
 from nvlm_jax.config import DecoderConfig
 from nvlm_jax.models.attention import CausalMask, attend
+from nvlm_jax.models.axes import constrain
 from nvlm_jax.models.cross_attention import CrossAttention, ImageMemory
 from nvlm_jax.models.layers import TABLE_INIT, GatedMLP, linear, rematerialised, rms_norm, rotate, scan_layers, stack
 
@@ -40,14 +41,19 @@ class SelfAttention(nnx.Module):
     def __call__(
         self, x: jax.Array, positions: jax.Array, mask: CausalMask, cache: KVCache | None
     ) -> tuple[jax.Array, KVCache | None]:
+        x = constrain(x, "rows", "places", None)
         q, k, v = (rearrange(f(x), "b s (n h) -> b s n h", h=self.head_dim) for f in (self.q, self.k, self.v))
+        q = constrain(q, "rows", "places", "heads", None)
         q, k = rotate(q, positions, self.theta), rotate(k, positions, self.theta)
         if cache is not None:
             rows = jnp.arange(x.shape[0])[:, None]
             k = cache.keys.at[rows, mask.q_index].set(k.astype(cache.keys.dtype))
             v = cache.values.at[rows, mask.q_index].set(v.astype(cache.values.dtype))
             cache = KVCache(k, v)
-        return self.out(rearrange(attend(q, k, v, mask), "b s n h -> b s (n h)")), cache
+        # Every query may read any earlier key: keys and values are few heads, so each device takes the whole row's.
+        k, v = (constrain(a, "rows", None, "kv", None) for a in (k, v))
+        attended = constrain(attend(q, k, v, mask), "rows", "places", "heads", None)
+        return constrain(self.out(rearrange(attended, "b s n h -> b s (n h)")), "rows", "between", None), cache
 
 
 class DecoderLayer(nnx.Module):
@@ -81,7 +87,9 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """int32 [B, S] -> [B, S, D]."""
-        return self.embedding[...][tokens].astype(jnp.dtype(self.dtype))
+        # Each device looks up its part of the width for every row, and hands each row to its owner.
+        x = constrain(self.embedding[...][tokens], "replicas", "places", "embed").astype(jnp.dtype(self.dtype))
+        return constrain(x, "rows", "between", None)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""

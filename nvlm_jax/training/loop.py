@@ -22,8 +22,9 @@ from jax.sharding import Mesh
 
 from nvlm_jax.config import RunConfig
 from nvlm_jax.inputs.batch import Batch
-from nvlm_jax.parallel.mesh import check_rows, make_mesh
-from nvlm_jax.parallel.sharding import batch_shardings, global_batch, replicated, state_shardings
+from nvlm_jax.models.axes import laid_out
+from nvlm_jax.parallel.mesh import check_run, make_mesh
+from nvlm_jax.parallel.sharding import batch_shardings, global_batch, mesh_layout, replicated, state_shardings
 from nvlm_jax.training.checkpoints import Checkpoints, abstract_state
 from nvlm_jax.training.initial import initial_model
 from nvlm_jax.training.optimizer import learning_rate
@@ -95,7 +96,7 @@ def train(
         RuntimeError: the data ended before the last step.
     """
     mesh = make_mesh(config.mesh) if mesh is None else mesh
-    check_rows(config.train.batch_rows, config.train.accumulation, mesh)
+    check_run(config, mesh)
     workdir = open_workdir(workdir, config)
     with contextlib.closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints, Stop() as stop:
         if config.train.steps in checkpoints.steps:
@@ -129,8 +130,13 @@ def start(
 def compile_step(step: Callable[..., Any], state: TrainState, frozen: nnx.State, mesh: Mesh) -> Callable[..., Any]:
     """The step for the devices of `mesh`; the state it is given is used up."""
     states, rest = state_shardings(state, mesh), state_shardings(frozen, mesh)
+
+    def on_mesh(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        with laid_out(mesh_layout(mesh)):
+            return step(state, frozen, batch)
+
     return jax.jit(
-        step,
+        on_mesh,
         in_shardings=(states, rest, batch_shardings(mesh)),
         out_shardings=(states, replicated(mesh)),
         donate_argnums=0,
