@@ -5,8 +5,8 @@
 
 The step that training runs is compiled for that TPU slice by its own compiler (`pip install libtpu==0.0.42.1`; no TPU
 is needed). `--topology=h100:128` and `b200:N` are planned analytically: the step is compiled for as many fake CPU
-devices, and its memory is a cross-check only. `--search` tries meshes, rematerialisation and accumulation by hand counts,
-compiles the best few and ranks them. docs/scaling.md says how the time is estimated and where that is weak.
+devices, and its memory is a cross-check only. `--search` tries meshes, rematerialisation and accumulation by hand
+counts, compiles the best few and ranks them. docs/scaling.md says how the time is estimated and where that is weak.
 """
 
 from __future__ import annotations

@@ -154,6 +154,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def global_batch(batch: Batch, shardings: Batch) -> Batch:
-    """This process's rows [B / processes, ...] as arrays of the whole batch, on the devices."""
-    return Batch(*(jax.make_array_from_process_local_data(s, x) for s, x in zip(shardings, batch, strict=True)))
+def global_batch(batch: Batch, shardings: Batch, rows: int | None = None) -> Batch:
+    """This process's rows as arrays of the whole batch, on the devices; `rows` of the whole, if this is a part."""
+    rows = len(batch.tokens) if rows is None else rows
+    make = jax.make_array_from_process_local_data
+    return Batch(*(make(s, x, (rows, *x.shape[1:])) for s, x in zip(shardings, batch, strict=True)))
