@@ -11,7 +11,7 @@ from nvlm_jax.parallel.processes import row_share, start_processes
 from nvlm_jax.training.loop import train
 from tests.tiny import make_batches, make_run_config
 
-CONFIG = make_run_config("x", steps=8, checkpoint_every=3, trainable=("projector",))
+CONFIG = make_run_config("d", steps=8, checkpoint_every=3, trainable=("projector",))
 
 
 def batches(start: int, index: int, count: int, pause: int, workdir: Path):
