@@ -5,6 +5,8 @@ A check on what the compiler says, the first sieve of the planner's search, and 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -12,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from nvlm_jax.config import RunConfig
+from nvlm_jax.config import MeshConfig, RunConfig, TrainConfig
 from nvlm_jax.models.flops import keys_per_tile
 from nvlm_jax.parallel.sharding import batch_shardings, state_shardings
 from nvlm_jax.planning.compile import abstract_batch, held_bytes
 from nvlm_jax.training.checkpoints import abstract_state, with_shardings
+from nvlm_jax.training.step import SplitModel, TrainState
 
 
 class Held(NamedTuple):
@@ -56,7 +59,7 @@ def shares(config: RunConfig, mesh: Mesh) -> Shares:
 
 def held_by_hand(config: RunConfig, mesh: Mesh) -> Held:
     """Memory of one device, by hand; full rematerialisation is assumed where `remat` is not "none"."""
-    split, state = abstract_state(config)
+    split, state = _state(config)
     trees = [
         with_shardings(tree, state_shardings(tree, mesh)) for tree in (state.params, state.opt_state, split.frozen)
     ]
@@ -72,7 +75,7 @@ def hbm_traffic(config: RunConfig, mesh: Mesh) -> float:
     Weights are read once a pass, as gathered; the optimizer reads and writes each of its numbers; of a layer's
     activations about twelve arrays of the width and four of the feed-forward go by in each pass.
     """
-    split, state = abstract_state(config)
+    split, state = _state(config)
     item = jnp.dtype(config.model.dtype).itemsize
     tensor, passes = mesh.shape["tensor"], 4 if config.model.remat == "full" else 3
     counts = {
@@ -90,6 +93,19 @@ def hbm_traffic(config: RunConfig, mesh: Mesh) -> float:
     patches = 1 + (v.image_size // v.patch_size) ** 2
     vision_activations = v.layers * share.tiles * patches * (12 * v.width + 2 * v.ff) * item
     return weights + optimizer + config.train.accumulation * (decoder + vision_activations)
+
+
+def _state(config: RunConfig) -> tuple[SplitModel, TrainState]:
+    """Shapes of the run's arrays, made once for all ways to compute them: a search asks often."""
+    model = dataclasses.replace(config.model, remat="none")
+    return _abstract_state(dataclasses.replace(config, model=model, mesh=MeshConfig(), train=_one_step(config)))
+
+
+def _one_step(config: RunConfig) -> TrainConfig:
+    return dataclasses.replace(config.train, accumulation=1)
+
+
+_abstract_state = functools.lru_cache(maxsize=4)(abstract_state)
 
 
 def _activations(config: RunConfig, mesh: Mesh) -> tuple[float, float]:
