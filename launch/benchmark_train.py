@@ -21,7 +21,7 @@ from flax import nnx
 from configs.nvlm import get_config
 from data_pipelines.loader import batches, make_plan
 from nvlm_jax.config import RunConfig, from_mapping
-from nvlm_jax.inputs.batch import Batch
+from nvlm_jax.inputs.batch import THUMBNAIL, Batch
 from nvlm_jax.models.axes import laid_out
 from nvlm_jax.models.flops import Work, keys_per_tile, padded_work, useful_flops
 from nvlm_jax.models.vision import spread_tiles
@@ -76,7 +76,7 @@ def measure(config: RunConfig, steps: int, text: int, tiles: int) -> dict[str, A
         waits.append(time.monotonic())
     waits = [b - a - s for a, b, s in zip(waits, waits[1:], seconds[1:], strict=False)]
     second = float(np.median(seconds[WARM:]))
-    vision = _vision_seconds(config, split, placed, mesh, steps)
+    vision = _vision_seconds(config, split, state.params, placed, mesh, steps)
     work = Work(*np.mean(works[WARM:], axis=0))
     return found | _rates(config, mesh, work, second, vision) | {
         "data_wait_share": float(np.median(waits[WARM - 1 :]) / second) if kind != "synthetic" else None,
@@ -95,7 +95,7 @@ def batch_work(config: RunConfig, batch: Batch) -> Work:
         return Work(tokens, tiles, pairs)
     memory = np.asarray(batch.tile_segment_ids)
     if model.arch == "h":
-        memory = np.where(np.asarray(batch.tile_index) == 255, 0, memory)
+        memory = np.where(np.asarray(batch.tile_index) == THUMBNAIL, 0, memory)
     index = np.arange(segments.shape[1])
     sees = (segments[:, :, None] == memory[:, None]) & (memory[:, None] > 0)
     sees &= np.asarray(batch.tile_start)[:, None] <= index[None, :, None]
@@ -210,7 +210,7 @@ def _batches(config: RunConfig, count: int, text: int, tiles: int) -> tuple[Iter
     return made, "synthetic"
 
 
-def _vision_seconds(config: RunConfig, split: Any, batch: Batch, mesh: Any, steps: int) -> float:
+def _vision_seconds(config: RunConfig, split: Any, params: Any, batch: Batch, mesh: Any, steps: int) -> float:
     """Seconds of the encoder's forward pass alone; 0 where there is nothing to encode."""
     if not batch.tiles.shape[1] or config.model.dense_labels:
         return 0.0
@@ -221,7 +221,7 @@ def _vision_seconds(config: RunConfig, split: Any, batch: Batch, mesh: Any, step
             model = nnx.merge(split.graphdef, trainable, frozen)
             return model.vision(spread_tiles(tiles)).sum()
 
-    arguments = (split.trainable, split.frozen, batch.tiles)
+    arguments = (params, split.frozen, batch.tiles)
     return _median_seconds(lambda: encode(*arguments), steps)
 
 

@@ -9,6 +9,7 @@ thread of each process writes a sign of life to the coordinator's key-value stor
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -60,7 +61,7 @@ class Watch:
         self.index, self.count = process or (jax.process_index(), jax.process_count())
         self._end = end or _end
         self._store = store
-        self._step, self._doing = 0, "starting"
+        self._beat, self._step, self._doing = 0, 0, "starting"
         self._stop = threading.Event()
         self._seen: dict[int, tuple[Sign | None, float, float]] = {}  # sign, when it came, when its step last changed
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -79,20 +80,21 @@ class Watch:
             if isinstance(error, jax.errors.JaxRuntimeError):  # a collective noticed before this thread did
                 print(f"process {self.index}: {str(error).splitlines()[0][:300]}", file=sys.stderr, flush=True)
                 self._stop.wait(self.dead_seconds + 5 * POLL_SECONDS)
-            self.tell(self._step, "done")
+            self.tell(self._step, "done" if error is None else "failed")
             self._stop.set()
             self._thread.join(5 * POLL_SECONDS)
+            with contextlib.suppress(Exception):  # the last word, where the coordinator still listens
+                self._publish()
 
     def tell(self, step: int, doing: str) -> None:
         """Note where this process is: steps begun, and what it does now."""
         self._step, self._doing = step, doing
 
     def _run(self) -> None:
-        beat, failures, start = 0, 0, time.monotonic()
+        failures, start = 0, time.monotonic()
         while not self._stop.wait(POLL_SECONDS):
-            beat += 1
             try:
-                self._store.key_value_set(f"{FOLDER}/{self.index}", self._text(beat), allow_overwrite=True)
+                self._publish()
                 found = dict(self._store.key_value_dir_get(FOLDER))
                 failures = 0
             except Exception as error:
@@ -104,8 +106,10 @@ class Watch:
             if message := self._judge(found, time.monotonic(), start):
                 self._end(message)
 
-    def _text(self, beat: int) -> str:
-        return json.dumps([beat, self._step, self._doing, socket.gethostname(), os.getpid()])
+    def _publish(self) -> None:
+        self._beat += 1
+        sign = json.dumps([self._beat, self._step, self._doing, socket.gethostname(), os.getpid()])
+        self._store.key_value_set(f"{FOLDER}/{self.index}", sign, allow_overwrite=True)
 
     def _judge(self, found: dict[str, str], now: float, start: float) -> str | None:
         for index in range(self.count):

@@ -15,6 +15,7 @@ TEMPLATE = Path(__file__).with_name("page.html.j2")
 def lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a person asks first, as (name, value)."""
     mesh = ", ".join(f"{axis}={size}" for axis, size in plan["mesh"].items() if size > 1) or "one device"
+    cross = plan.get("hbm_gib_compiled_for_cpu")
     useful, executed = sum(plan["flops_by_module"].values()), sum(plan["executed_flops_by_module"].values())
     found = [
         ("run", plan["name"]),
@@ -28,6 +29,7 @@ def lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
                  f"{plan['tiles_per_second']:,.0f} tiles/s"),
         ("loader", f"{plan['loader_mib_per_second_per_host']:.1f} MiB/s a host"),
         ("run takes", f"{plan['days']:.1f} days, {plan['chip_hours']:,.0f} chip hours"),
+        *([("cross-check", f"{cross:.1f} GiB as compiled for CPUs")] if cross else []),
         ("compiled in", f"{plan['compile_seconds']:.0f} s"),
     ]  # fmt: skip
     if advice := plan.get("advice"):

@@ -26,7 +26,7 @@ from nvlm_jax.models.flops import (
 )
 from nvlm_jax.planning.chips import GIB, Chip
 from nvlm_jax.planning.compile import Compiled
-from nvlm_jax.planning.estimate import hbm_traffic
+from nvlm_jax.planning.estimate import hbm_traffic, held_by_hand
 from nvlm_jax.planning.hlo import bytes_by_axis
 
 SECONDS_A_DAY = 86400
@@ -72,11 +72,16 @@ def make_plan(config: RunConfig, chip: Chip, mesh: Mesh, compiled: Compiled, loa
     apart = max(seconds["compute"], seconds["hbm"]) + network
     peak = sum(useful.values()) / devices / chip.flops
     limit = compiled.limit or chip.hbm_bytes
+    cross_check = {}
+    if not chip.tpu:  # the compilation was for CPUs: its memory is no GPU's
+        held = held_by_hand(config, mesh)
+        cross_check = {"hbm_gib_compiled_for_cpu": compiled.used / GIB}
+        compiled = compiled._replace(memory=held._asdict(), used=held.total)
     hosts = max(devices // chip.devices_per_host, 1)
     plan = {
         "name": config.name,
         "topology": chip.name,
-        "method": "compiled for the slice" if chip.tpu else "analytical; memory and collectives of a CPU compilation",
+        "method": "compiled for the slice" if chip.tpu else "analytical; collectives as compiled for CPUs",
         "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
         "remat": model.remat,
         "batch_rows": train.batch_rows,
@@ -104,6 +109,7 @@ def make_plan(config: RunConfig, chip: Chip, mesh: Mesh, compiled: Compiled, loa
         "days": train.steps * apart / SECONDS_A_DAY,
         "chip_hours": train.steps * apart * devices / 3600,
     }
+    plan |= cross_check
     if not plan["fits"]:
         plan["advice"] = advice(config, mesh, compiled, limit)
     return plan

@@ -16,27 +16,23 @@ from nvlm_jax.planning.compile import Compiled, _exceeded, compile_for, tpu_devi
 from nvlm_jax.planning.estimate import held_by_hand
 from nvlm_jax.planning.plan import Workload, axis_bandwidth, make_plan, useful_work
 from nvlm_jax.planning.search import candidates
+from tests.tiny import make_run_config
 
 KEYS = {
     "chips", "hbm_gib", "hbm_limit_gib", "fits", "step_seconds", "mfu_overlap", "mfu_no_overlap", "binding",
     "compile_seconds", "flops_by_module", "collective_bytes_by_axis", "tokens_per_second", "tiles_per_second",
     "loader_mib_per_second_per_host", "days", "chip_hours",
 }  # fmt: skip
-LOAD = Workload(text=64, tiles=2, tag_tokens=1)
+LOAD = Workload(text=16, tiles=2, tag_tokens=1)
 
 
-def run(arch: str, layers: int = 4, rows: int = 8, **mesh: int) -> RunConfig:
-    """A model wide enough that its memory is its parameters', on short rows."""
-    config = from_mapping(RunConfig, get_config(f"arch={arch},size=1b,stage=sft").to_dict())
-    decoder = dataclasses.replace(config.model.decoder, layers=layers, vocab_size=8192)
-    vision = dataclasses.replace(config.model.vision, layers=2, image_size=112)
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, decoder=decoder, vision=vision),
-        data=dataclasses.replace(config.data, tokens_per_row=256, tiles_per_row=4),
-        train=dataclasses.replace(config.train, batch_rows=rows),
-        mesh=MeshConfig(**({"fsdp": 4} | mesh)),
-    )
+def run(arch: str, layers: int = 2, rows: int = 8, **mesh: int) -> RunConfig:
+    """Few small layers, quick to compile, between large embeddings, so that memory is mostly parameters'."""
+    config = make_run_config(arch, batch_rows=rows)
+    decoder = dataclasses.replace(config.model.decoder, layers=layers, width=256, vocab_size=16384)
+    model = dataclasses.replace(config.model, decoder=decoder, remat="full", dtype="bfloat16", frozen_dtype="bfloat16")
+    data = dataclasses.replace(config.data, tokens_per_row=64, tiles_per_row=4)
+    return dataclasses.replace(config, model=model, data=data, mesh=MeshConfig(**({"fsdp": 4} | mesh)))
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +62,8 @@ def test_a_plan_says_all_it_should(compiled, tmp_path):
     plan = make_plan(config, CHIPS["v5p"], mesh, found, LOAD)
     assert set(plan) >= KEYS and plan["fits"] and plan["chips"] == 4
     assert 0 < plan["mfu_no_overlap"] <= plan["mfu_overlap"] < 1
-    # Every weight is gathered for the forward pass and again for the backward one, in bfloat16.
-    decoder = config.model.decoder
-    weights = decoder.layers * (2 * 896 * (896 + 128) + 3 * 896 * decoder.ff) * 2
+    # The head's weights are gathered in bfloat16, and their gradient is scattered.
+    weights = config.model.decoder.width * config.model.decoder.vocab_size * 2
     assert plan["collective_bytes_by_axis"]["fsdp"] > 2 * weights * 3 / 4
     page.write_page(tmp_path / "plan.html", plan)
     text = (tmp_path / "plan.html").read_text()
@@ -81,8 +76,8 @@ def test_planned_flops_are_the_closed_form(arch):
     plan = by_hand(config)
     work, samples = useful_work(config, LOAD)
     assert plan["flops_by_module"] == useful_flops(config.model, config.train.trainable, work)
-    assert samples == pytest.approx(8 * 0.98 * min(256 / (work.tokens / samples), 4 / 2))
-    padded = padded_work(config.model, 8, 256, 4)
+    assert samples == pytest.approx(8 * 0.98 * min(64 / (work.tokens / samples), 4 / 2))
+    padded = padded_work(config.model, 8, 64, 4)
     assert plan["executed_flops_by_module"] == executed_flops(config.model, config.train.trainable, padded)
 
 
@@ -100,11 +95,11 @@ def test_a_step_that_does_not_fit_says_what_would_help():
     used = _exceeded("RESOURCE_EXHAUSTED: ... Ran out of memory in memory space hbm. Used 120.50G of 95.74G hbm.")
     assert used == (120.5 * GIB, 95.74 * GIB)
     memory = {"parameters": 30e9, "optimizer": 0.0, "frozen": 0.0, "batch": 0.0, "temporary": 90e9}
-    plan = by_hand(config, Compiled(memory, *used, False, [], 1.0))
+    plan = on_tpu(config, Compiled(memory, *used, False, [], 1.0))
     assert not plan["fits"] and "120.5 GiB of 95.7: 24.8 too much" in plan["advice"]
     assert "--config.train.accumulation=2 (2 rows a device now)" in plan["advice"] and "data=1" in plan["advice"]
     memory |= {"optimizer": 90e9}
-    assert "about 8 such chips would hold them" in by_hand(config, Compiled(memory, *used, False, [], 1.0))["advice"]
+    assert "about 8 such chips would hold them" in on_tpu(config, Compiled(memory, *used, False, [], 1.0))["advice"]
 
 
 def test_search_ranks_what_fits_and_divides():
@@ -150,10 +145,23 @@ def test_bandwidth_follows_the_torus(slice_of_four):
     assert one == 2 * 90e9 and axis_bandwidth(mesh, "fsdp+tensor", CHIPS["v5p"]) == 2 * one
 
 
-def by_hand(config: RunConfig, compiled: Compiled | None = None):
-    """A plan for GPUs with the hand count in place of a compilation."""
+def test_several_slices_are_crossed_by_data_alone():
+    pytest.importorskip("libtpu")
+    devices = tpu_devices(CHIPS["v5e"], "2x2", slices=2)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), devices)
+    slices = [[device.slice_index for device in part.flat] for part in mesh.devices]
+    assert slices == [[0] * 4, [1] * 4]
+    assert axis_bandwidth(mesh, "data", CHIPS["v5e"]) == CHIPS["v5e"].network_bandwidth
+    with pytest.raises(ConfigError, match=r"data 1 does not divide by the 2 slices .* data=2 would fit"):
+        make_mesh(MeshConfig(fsdp=8), devices)
+
+
+def by_hand(config: RunConfig):
+    """A plan for GPUs, whose memory is counted by hand, without a compilation."""
     mesh = make_mesh(config.mesh, jax.devices()[:4])
-    if compiled is None:
-        held = held_by_hand(config, mesh)
-        compiled = Compiled(held._asdict(), held.total, None, True, [], 0.0)
-    return make_plan(config, CHIPS["h100"], mesh, compiled, LOAD)
+    return make_plan(config, CHIPS["h100"], mesh, Compiled({}, 0.0, None, True, [], 0.0), LOAD)
+
+
+def on_tpu(config: RunConfig, compiled: Compiled):
+    """A plan for TPUs with this in place of what their compiler says."""
+    return make_plan(config, CHIPS["v5p"], make_mesh(config.mesh, jax.devices()[:4]), compiled, LOAD)
