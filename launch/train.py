@@ -3,7 +3,11 @@
     python -m launch.train --config=configs/nvlm.py:arch=d,size=tiny,stage=sft --workdir=runs/d-sft
 
 Any value can be changed: --config.train.steps=2000. The same command goes on after a stop or a kill, and does nothing
-once the run is finished. Ctrl-C or SIGTERM finishes the step, saves, and exits with 130 or 143.
+once the run is finished. Ctrl-C or SIGTERM finishes the step, saves, and exits with 130 or 75. Code 75 says: start the
+same command again (also when another process of the run has died); SLURM and GKE jobs of `launch.submit` do.
+
+The same command runs on one machine and on a pod: started by srun, by GKE, or with JAX_COORDINATOR_ADDRESS,
+JAX_NUM_PROCESSES and JAX_PROCESS_ID set, the processes find each other. They share --workdir and the data.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -25,6 +30,9 @@ from data_pipelines.loader import batches, drawn, make_plan
 from data_pipelines.records import DatasetError
 from launch.blends import with_blend
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+from nvlm_jax.parallel.mesh import make_mesh
+from nvlm_jax.parallel.processes import first_before_others, is_first, row_share, start_processes
+from nvlm_jax.parallel.watch import REQUEUE
 from nvlm_jax.training.checkpoints import CheckpointError
 from nvlm_jax.training.loop import NonFiniteLoss, train
 
@@ -40,22 +48,31 @@ def main(argv: list[str]) -> None:
     show_logs()
     use_compilation_cache(Path(WORKDIR.value).absolute().parent / ".jax_cache")
     try:
+        start_processes()
         config = from_mapping(RunConfig, with_blend(CONFIG.value))
-        plan = make_plan(config)
+        mesh = make_mesh(config.mesh)
+        plan = first_before_others(lambda: make_plan(config), "plan")
         for each in drawn(config, plan):
             logging.getLogger("data_pipelines").info(
                 "dataset %s: %d samples, %d drawn: %.2f epochs, %d repeats",
                 *(each.name, each.size, each.drawn, each.epochs, each.repeats),
             )
-        data = partial(batches, config, plan, process_index=jax.process_index(), process_count=jax.process_count())
-        outcome = train(config, WORKDIR.value, data, plan.groups)
+        index, count = row_share(mesh, config.train.batch_rows)
+        data = partial(batches, config, plan, process_index=index, process_count=count)
+        outcome = train(config, WORKDIR.value, data, plan.groups, mesh)
     except EXPECTED as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if outcome.finished:
-        print(f"{WORKDIR.value}: finished, {outcome.step} steps")
+        say(f"{WORKDIR.value}: finished, {outcome.step} steps")
     else:
-        print(f"stopped after step {outcome.step}, all of it saved; to go on:\n  {command()}")
-        sys.exit(128 + outcome.signal)
+        say(f"stopped after step {outcome.step}, all of it saved; to go on:\n  {command()}")
+        sys.exit(REQUEUE if outcome.signal == signal.SIGTERM else 128 + outcome.signal)
+
+
+def say(text: str) -> None:
+    """Print it once, whatever the number of processes."""
+    if is_first():
+        print(text, flush=True)
 
 
 def show_logs() -> None:

@@ -187,6 +187,7 @@ class TrainConfig:
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
     log_every: int = 10
+    hang_seconds: float = 1800.0  # several processes: without progress of any, the run is ended and says who hangs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from nvlm_jax.models.axes import parts
+
 # Scores (queries times keys of one head of one row) up to which holding them all is cheaper than scanning.
 DENSE_LIMIT = 1 << 20
 QUERY_BLOCK = 128  # queries of one step of the dense causal kernel
@@ -112,7 +114,8 @@ def _values(weights: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _dense(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask | None) -> jax.Array:
-    if not (isinstance(mask, CausalMask) and mask.aligned):
+    # Blocks of places that lie on several devices would have to be gathered first.
+    if not (isinstance(mask, CausalMask) and mask.aligned) or parts("places") > 1:
         return _softmax(q, k, v, None if mask is None else mask.block(0, k.shape[2]))
     # Queries in blocks, each against the keys up to its own end: the masked half is never computed.
     blocks = []

@@ -19,6 +19,7 @@ from flax import nnx
 from nvlm_jax.config import CrossAttentionConfig, DecoderConfig
 from nvlm_jax.inputs.batch import THUMBNAIL
 from nvlm_jax.models.attention import TileKeys, TileMask, attend
+from nvlm_jax.models.axes import constrain
 from nvlm_jax.models.cached_attention import Keys, attend_over
 from nvlm_jax.models.layers import TABLE_INIT, GatedMLP, linear, rms_norm, stack
 from nvlm_jax.models.resampler import Resampler
@@ -52,7 +53,8 @@ class GatedCrossAttention(nnx.Module):
     def keys_values(self, media: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B, T, N', D] -> two of [B, T*N', K, h]."""
         pattern = "b t n (k h) -> b (t n) k h"
-        return tuple(rearrange(project(media), pattern, h=self.head_dim) for project in (self.k, self.v))
+        found = (rearrange(project(media), pattern, h=self.head_dim) for project in (self.k, self.v))
+        return tuple(constrain(a, "rows", None, "kv", None) for a in found)
 
     def attention(
         self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, kept: bool = False
@@ -61,13 +63,16 @@ class GatedCrossAttention(nnx.Module):
 
         `kept`: keys and values are [B, K, T*N', h], as generation keeps them.
         """
-        q = rearrange(self.q(self.norm1(x)), "b s (n h) -> b s n h", h=self.head_dim)
+        normed = constrain(self.norm1(x), "rows", "places", None)
+        q = rearrange(self.q(normed), "b s (n h) -> b s n h", h=self.head_dim)
+        q = constrain(q, "rows", "places", "heads", None)
         per_tile = keys.shape[2 if kept else 1] // visible.shape[2]
         if kept:
             out = attend_over(q, [Keys(keys, values, jnp.repeat(visible, per_tile, axis=2))])
         else:
             out = attend(q, keys, values, TileKeys(visible, per_tile))
-        return self.out(rearrange(out, "b s n h -> b s (n h)"))
+        out = constrain(out, "rows", "places", "heads", None)
+        return constrain(self.out(rearrange(out, "b s n h -> b s (n h)")), "rows", "between", None)
 
     def __call__(
         self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, kept: bool = False
@@ -103,7 +108,7 @@ class CrossAttention(nnx.Module):
         """
         if self.arch == "h":
             mask = mask._replace(tile_segment=jnp.where(tile_index == THUMBNAIL, 0, mask.tile_segment))
-        return ImageMemory(self.media(image_tokens, tile_index), mask.tiles())
+        return ImageMemory(constrain(self.media(image_tokens, tile_index), "rows", "memory", None, None), mask.tiles())
 
     def media(self, image_tokens: jax.Array, tile_index: jax.Array) -> jax.Array:
         """Each tile's image tokens [B, T, N, D], behind its tag embedding where there is one: [B, T, N', D]."""

@@ -15,6 +15,7 @@ from flax import nnx
 
 from nvlm_jax.config import DecoderConfig
 from nvlm_jax.models.attention import CausalMask, attend
+from nvlm_jax.models.axes import constrain
 from nvlm_jax.models.cached_attention import Keys, attend_over
 from nvlm_jax.models.cross_attention import CrossAttention, ImageMemory
 from nvlm_jax.models.layers import (
@@ -66,9 +67,13 @@ class SelfAttention(nnx.Module):
     def __call__(
         self, x: jax.Array, positions: jax.Array, mask: CausalMask | CacheMask, cache: Cache | None
     ) -> tuple[jax.Array, KeyValues | None]:
+        x = constrain(x, "rows", "places", None)
         q, k, v = (rearrange(f(x), "b s (n h) -> b s n h", h=self.head_dim) for f in (self.q, self.k, self.v))
+        q = constrain(q, "rows", "places", "heads", None)
         q, k = rotate(q, positions, self.theta), rotate(k, positions, self.theta)
         if cache is None:
+            # A query may read any earlier key: keys and values are few heads, so each device takes the whole row's.
+            k, v = (constrain(a, "rows", None, "kv", None) for a in (k, v))
             out, fresh = attend(q, k, v, mask), None
         else:
             fresh = KeyValues(*(rearrange(a, "b s k h -> b k s h").astype(cache.past.keys.dtype) for a in (k, v)))
@@ -76,7 +81,8 @@ class SelfAttention(nnx.Module):
                 pairs = zip(cache.fresh, fresh, strict=True)
                 fresh = KeyValues(*(jax.lax.dynamic_update_slice_in_dim(a, b, mask.offset, 2) for a, b in pairs))
             out = attend_over(q, (Keys(*cache.past, mask.past[:, None]), Keys(*fresh, mask.fresh)))
-        return self.out(rearrange(out, "b s n h -> b s (n h)")), fresh
+        out = constrain(out, "rows", "places", "heads", None)
+        return constrain(self.out(rearrange(out, "b s n h -> b s (n h)")), "rows", "between", None), fresh
 
 
 class DecoderLayer(nnx.Module):
@@ -110,7 +116,9 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """int32 [B, S] -> [B, S, D]."""
-        return self.embedding[...][tokens].astype(jnp.dtype(self.dtype))
+        # Each device looks up its part of the width for every row, and hands each row to its owner.
+        x = constrain(self.embedding[...][tokens], "replicas", "places", "embed").astype(jnp.dtype(self.dtype))
+        return constrain(x, "rows", "between", None)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""

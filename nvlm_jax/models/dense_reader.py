@@ -13,7 +13,7 @@ from flax import nnx
 from nvlm_jax.config import ModelConfig
 from nvlm_jax.inputs.batch import Batch
 from nvlm_jax.models.layers import KERNEL_INIT
-from nvlm_jax.models.vision import VisionEncoder, pixel_shuffle
+from nvlm_jax.models.vision import VisionEncoder, gather_tiles, pixel_shuffle, spread_tiles
 
 
 class DenseReader(nnx.Module):
@@ -30,8 +30,8 @@ class DenseReader(nnx.Module):
     def hidden(self, batch: Batch) -> jax.Array:
         """Scores of the asked labels, float32 [B, S, V]: already logits, since the head comes before the choice."""
         b, t = batch.tiles.shape[:2]
-        features = self.vision(batch.tiles.reshape(b * t, *batch.tiles.shape[2:]))
-        features = self.norm(pixel_shuffle(features, self.config.pixel_shuffle))
+        features = self.norm(pixel_shuffle(self.vision(spread_tiles(batch.tiles)), self.config.pixel_shuffle))
+        features = gather_tiles(features, b, t)
         labels, vocabulary = self.config.dense_labels, self.config.decoder.vocab_size
         scores = (features @ self.head[...].astype(features.dtype)).reshape(b, -1, vocabulary)
         asked = jnp.maximum(batch.image_slots, 0) * labels + batch.tokens

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nvlm_jax.models.axes import constrain, split
+
 M = TypeVar("M", bound=nnx.Module)
 
 TABLE_INIT = nnx.initializers.normal(0.02)  # of embedding tables
@@ -50,6 +52,10 @@ class GatedMLP(nnx.Module):
         self.down = linear(ff, width, rngs, dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if split():  # rows and places lie on different mesh axes and cannot become one dimension where they are
+            x = constrain(x, "rows", "places", None)
+            hidden = jax.nn.silu(self.gate(x)) * self.up(x)
+            return constrain(self.down(constrain(hidden, "rows", "places", "mlp")), "rows", "between", None)
         # As rows of one matrix: going backward, XLA's CPU backend takes half again as long over three axes.
         rows = x.reshape(-1, x.shape[-1])
         return self.down(jax.nn.silu(self.gate(rows)) * self.up(rows)).reshape(x.shape)

@@ -20,10 +20,11 @@ from flax import nnx
 from nvlm_jax.config import ModelConfig
 from nvlm_jax.inputs.batch import Batch
 from nvlm_jax.models.attention import CausalMask, TileMask
+from nvlm_jax.models.axes import constrain
 from nvlm_jax.models.cross_attention import CrossAttention, ImageMemory
 from nvlm_jax.models.decoder import Cache, CacheMask, Decoder, KeyValues
 from nvlm_jax.models.projector import Projector
-from nvlm_jax.models.vision import VisionEncoder, pixel_shuffle
+from nvlm_jax.models.vision import VisionEncoder, gather_tiles, pixel_shuffle, spread_tiles
 
 PARTS = ("vision", "projector", "cross_attention", "decoder")
 
@@ -51,10 +52,9 @@ class NVLM(nnx.Module):
 
     def image_tokens(self, tiles: jax.Array) -> jax.Array:
         """uint8 [B, T, P, P, 3] -> [B, T, N, D]."""
-        b, t = tiles.shape[:2]
-        features = self.vision(tiles.reshape(b * t, *tiles.shape[2:]))
+        features = self.vision(spread_tiles(tiles))
         tokens = self.projector(pixel_shuffle(features, self.config.pixel_shuffle))
-        return tokens.reshape(b, t, *tokens.shape[1:])
+        return gather_tiles(tokens, *tiles.shape[:2])
 
     def embed(self, tokens: jax.Array, image_tokens: jax.Array | None, image_slots: jax.Array) -> jax.Array:
         """Decoder input [B, S, D]: word embeddings, with image tokens where `image_slots` says so."""
@@ -63,6 +63,7 @@ class NVLM(nnx.Module):
             return x
         flat = image_tokens.reshape(image_tokens.shape[0], -1, image_tokens.shape[-1])
         placed = jnp.take_along_axis(flat, jnp.maximum(image_slots, 0)[:, :, None], axis=1)
+        placed = constrain(placed, "rows", "between", None)
         return jnp.where(image_slots[:, :, None] >= 0, placed.astype(x.dtype), x)
 
     def memory(self, batch: Batch, image_tokens: jax.Array, index: jax.Array) -> ImageMemory | None:

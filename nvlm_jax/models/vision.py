@@ -9,6 +9,7 @@ from flax import nnx
 
 from nvlm_jax.config import VisionConfig
 from nvlm_jax.models.attention import attend
+from nvlm_jax.models.axes import constrain, parts
 from nvlm_jax.models.layers import TABLE_INIT, linear, rms_norm, scan_layers, stack
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -28,6 +29,26 @@ def pixel_shuffle(features: jax.Array, factor: int) -> jax.Array:
     side = int(features.shape[1] ** 0.5)
     pattern = "t (y dy x dx) c -> t (y x) (dy dx c)"
     return rearrange(features, pattern, y=side // factor, dy=factor, x=side // factor, dx=factor)
+
+
+def spread_tiles(tiles: jax.Array) -> jax.Array:
+    """[B, T, ...] -> [B * T (+ padding), ...], as many tiles on each device of the mesh as on any other.
+
+    Heads do not divide (25 in InternViT-6B), tiles do: those of each group of rows go to the devices that share them,
+    padded to a multiple of their number.
+    """
+    grouped = tiles.reshape(parts("rows"), -1, *tiles.shape[2:])
+    extra = -grouped.shape[1] % (parts("tiles") // parts("rows"))
+    grouped = jnp.pad(grouped, ((0, 0), (0, extra), *((0, 0),) * (tiles.ndim - 2)))
+    return constrain(grouped.reshape(-1, *tiles.shape[2:]), "tiles", *(None,) * (tiles.ndim - 2))
+
+
+def gather_tiles(tokens: jax.Array, rows: int, tiles: int) -> jax.Array:
+    """The inverse of `spread_tiles`, for what was made of each tile: [.., N, D] -> [B, T, N, D]."""
+    tokens = constrain(tokens, "tiles", None, None)
+    grouped = tokens.reshape(parts("rows"), -1, *tokens.shape[1:])
+    grouped = constrain(grouped, "rows", None, None, None)
+    return grouped[:, : rows * tiles // parts("rows")].reshape(rows, tiles, *tokens.shape[1:])
 
 
 def position_table(side: int, width: int) -> jax.Array:
@@ -78,6 +99,7 @@ class VisionLayer(nnx.Module):
         self.scale2 = nnx.Param(scale)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = constrain(x, "tiles", None, None)
         x = x + self.attention(self.norm1(x)) * self.scale1[...].astype(x.dtype)
         hidden = jax.nn.gelu(self.up(self.norm2(x)), approximate=False)
         return x + self.down(hidden) * self.scale2[...].astype(x.dtype)

@@ -1,9 +1,12 @@
 """The mesh of a run: every device of every host, along four named axes.
 
-data      rows of the batch; parameters are whole on each
-fsdp      rows of the batch; parameters are split
-tensor    heads, feed-forward width and vocabulary
-context   places of a row
+    data      rows of the batch; parameters are whole on each
+    fsdp      rows of the batch; parameters are split
+    tensor    heads, feed-forward width and vocabulary; between blocks, places of a row
+    context   places of a row
+
+Over several slices or nodes `data` goes across them and the rest inside: gradients alone cross the slow network, once
+a step (HSDP).
 """
 
 from __future__ import annotations
@@ -12,12 +15,20 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from nvlm_jax.config import ConfigError, MeshConfig, ModelConfig
+from nvlm_jax.config import ConfigError, MeshConfig, ModelConfig, RunConfig
 
 AXES = ("data", "fsdp", "tensor", "context")
 ROWS = ("data", "fsdp")  # axes over which the rows of a batch are split
+# By name, for --mesh of the commands; tests hold all of them to the numbers of one device.
+PRESETS = {
+    "fsdp8": MeshConfig(fsdp=8),
+    "fsdp4-tp2": MeshConfig(fsdp=4, tensor=2),
+    "fsdp2-tp2-context2": MeshConfig(fsdp=2, tensor=2, context=2),
+    "data2-fsdp4": MeshConfig(data=2, fsdp=4),
+}
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -28,7 +39,63 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = fill_axes(config, len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    if sizes[0] % slices:
+        raise ConfigError(
+            f"mesh: data {sizes[0]} does not divide by the {slices} slices of these devices, and `data` alone may go "
+            f"from slice to slice; data={slices} would fit"
+        )
+    inside = (sizes[0] // slices, *sizes[1:])
+    across = (slices, 1, 1, 1)
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=types)
+
+
+def parse_mesh(text: str) -> MeshConfig:
+    """`fsdp=32,tensor=4`, or the name of a preset, as a MeshConfig; an axis that is not named has its default.
+
+    Raises:
+        ConfigError: neither; the message lists axes and presets.
+    """
+    if text in PRESETS:
+        return PRESETS[text]
+    sizes = {}
+    for item in filter(None, text.split(",")):
+        axis, _, size = item.partition("=")
+        if axis not in AXES or not size.lstrip("-").isdigit():
+            raise ConfigError(
+                f"mesh: {item!r} is none of {', '.join(f'{a}=N' for a in AXES)}, nor {text!r} a preset "
+                f"({', '.join(PRESETS)})"
+            )
+        sizes[axis] = int(size)
+    if len(sizes) == len(AXES) or "fsdp" in sizes or -1 in sizes.values():
+        return MeshConfig(**({"fsdp": 1} | sizes))
+    return MeshConfig(**sizes)
+
+
+def check_run(config: RunConfig, mesh: Mesh) -> None:
+    """Raise ConfigError, with all faults, unless rows, places and heads of a run divide as the mesh splits them."""
+    faults = []
+    rows, tensor, context = math.prod(mesh.shape[axis] for axis in ROWS), mesh.shape["tensor"], mesh.shape["context"]
+    try:
+        check_rows(config.train.batch_rows, config.train.accumulation, mesh)
+    except ConfigError as error:
+        faults.append(str(error))
+    places = config.data.tokens_per_row
+    if places % (tensor * context):
+        up = math.ceil(places / (tensor * context)) * tensor * context
+        faults.append(
+            f"data.tokens_per_row: {places} places do not divide by tensor * context = {tensor * context}; {up} would"
+        )
+    decoder = config.model.decoder
+    for key in ("heads", "kv_heads"):
+        if (count := getattr(decoder, key)) % tensor:
+            fits = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0 and rows * tensor % n == 0)
+            faults.append(f"mesh.tensor: {tensor} does not divide model.decoder.{key} = {count}; {fits} would")
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def inference_mesh(model: ModelConfig, devices: Sequence[jax.Device]) -> Mesh | None:

@@ -1,10 +1,12 @@
-"""How every parameter is split over the mesh: one table from parameter to logical axes, one from those to mesh axes.
+"""How every array is split over the mesh: one table from parameter to logical axes, one from those to mesh axes.
 
-The vision encoder's weights are split by `fsdp` only: its 25 heads divide by nothing (paper's InternViT-6B).
+The vision encoder's weights are split by `fsdp` only: its 25 heads divide by nothing (paper's InternViT-6B). Its tiles
+are split over the whole mesh instead.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -15,7 +17,15 @@ from nvlm_jax.config import ConfigError
 from nvlm_jax.inputs.batch import Batch
 from nvlm_jax.parallel.mesh import ROWS
 
-MESH_AXIS = {
+MESH_AXES: dict[str | None, str | tuple[str, ...] | None] = {
+    # Activations (models/axes.py says what they are).
+    "rows": ROWS,
+    "replicas": "data",  # rows, where the width is split by `fsdp`
+    "places": "context",
+    "between": ("context", "tensor"),
+    "tiles": (*ROWS, "context", "tensor"),
+    "memory": "context",
+    # Parameters, and the widths of activations that come from them.
     "vision": "fsdp",  # width of the vision encoder
     "features": "fsdp",  # what the projector reads
     "embed": "fsdp",  # width of the decoder
@@ -85,7 +95,7 @@ def parameter_sharding(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSh
     axes = logical_axes(path)
     if len(axes) != len(shape):
         raise ConfigError(f"parameter {path}: shape {shape} has not the dimensions {axes} that the table gives it")
-    names = [MESH_AXIS[axis] for axis in axes]
+    names = [MESH_AXES[axis] for axis in axes]
     for dimension, (size, logical, name) in enumerate(zip(shape, axes, names, strict=True)):
         if name and size % mesh.shape[name]:
             raise ConfigError(
@@ -112,10 +122,34 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(place, state)
 
 
+class MeshLayout:
+    """Where the named dimensions of activations lie on a mesh: the `Layout` that `models/axes.py` asks for."""
+
+    def __init__(self, mesh: Mesh):
+        self.mesh = mesh
+
+    def place(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+        """`x` with a sharding constraint."""
+        if len(names) != x.ndim:
+            raise ValueError(f"an array of shape {x.shape} has not the dimensions {names}")
+        spec = PartitionSpec(*(MESH_AXES[name] for name in names))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def parts(self, name: str) -> int:
+        """Into how many parts a dimension of this name is split."""
+        axes = MESH_AXES[name]
+        return math.prod(self.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+
+def mesh_layout(mesh: Mesh) -> MeshLayout | None:
+    """The layout of activations on `mesh`; None for one device, where nothing has to be said."""
+    return MeshLayout(mesh) if mesh.size > 1 else None
+
+
 def batch_shardings(mesh: Mesh) -> Batch:
     """Rows over data and fsdp, places of a row over context; tiles go with their row."""
-    rows = NamedSharding(mesh, PartitionSpec(ROWS))
-    places = NamedSharding(mesh, PartitionSpec(ROWS, "context"))
+    rows = NamedSharding(mesh, PartitionSpec(MESH_AXES["rows"]))
+    places = NamedSharding(mesh, PartitionSpec(MESH_AXES["rows"], MESH_AXES["places"]))
     by_tile = {"tiles", "tile_segment_ids", "tile_index", "tile_start"}
     return Batch(*(rows if field in by_tile else places for field in Batch._fields))
 
@@ -125,6 +159,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def global_batch(batch: Batch, shardings: Batch) -> Batch:
-    """This process's rows [B / processes, ...] as arrays of the whole batch, on the devices."""
-    return Batch(*(jax.make_array_from_process_local_data(s, x) for s, x in zip(shardings, batch, strict=True)))
+def global_batch(batch: Batch, shardings: Batch, rows: int | None = None) -> Batch:
+    """This process's rows as arrays of the whole batch, on the devices; `rows` of the whole, if this is a part."""
+    rows = len(batch.tokens) if rows is None else rows
+    make = jax.make_array_from_process_local_data
+    return Batch(*(make(s, x, (rows, *x.shape[1:])) for s, x in zip(shardings, batch, strict=True)))

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from nvlm_jax.config import ConfigError, RunConfig
 from nvlm_jax.convert.shards import CheckpointError
 from nvlm_jax.models.build import Model, build_model
+from nvlm_jax.parallel.processes import is_first, wait_for_all
 from nvlm_jax.parallel.sharding import path_text, state_shardings
 from nvlm_jax.training.step import SplitModel, TrainState, init_state, split_model
 from nvlm_jax.training.steps import CHECKPOINTS, FROZEN, find_step, first_line, read_meta, saved_steps
@@ -57,8 +58,8 @@ class Checkpoints:
 
     def save_frozen(self, frozen: nnx.State) -> None:
         """Save the parameters that are not trained; waits until they are on disk."""
-        for unfinished in self.workdir.glob(f"{FROZEN}.orbax-checkpoint-tmp*"):  # a killed run's
-            shutil.rmtree(unfinished)
+        for unfinished in self.workdir.glob(f"{FROZEN}.orbax-checkpoint-tmp*") if is_first() else ():
+            shutil.rmtree(unfinished)  # a killed run's
         self.frozen_sums = checksums(frozen)
         if self.frozen_sums:
             with ocp.StandardCheckpointer() as checkpointer:
@@ -125,7 +126,7 @@ class Checkpoints:
         return TrainState(number, params, opt_state), found.meta
 
     def _move_aside(self, failed: Iterable[int], good: int) -> None:
-        for step in failed:
+        for step in failed if is_first() else ():
             aside = self.workdir / BROKEN / str(step)
             for n in range(1, 1000):
                 if not aside.exists():
@@ -135,6 +136,7 @@ class Checkpoints:
             (self.workdir / CHECKPOINTS / str(step)).rename(aside)
             log.error("going on from step %d; the broken checkpoint of step %d is now %s", good, step, aside)
         if failed:
+            wait_for_all("broken checkpoints are aside")
             self.manager.reload()
 
 

@@ -15,20 +15,23 @@ from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nvlm_jax.config import RunConfig
 from nvlm_jax.inputs.batch import Batch
-from nvlm_jax.parallel.mesh import check_rows, make_mesh
-from nvlm_jax.parallel.sharding import batch_shardings, global_batch, replicated, state_shardings
+from nvlm_jax.models.axes import laid_out
+from nvlm_jax.parallel.mesh import check_run, make_mesh
+from nvlm_jax.parallel.processes import is_first, wait_for_all
+from nvlm_jax.parallel.sharding import batch_shardings, global_batch, mesh_layout, replicated, state_shardings
+from nvlm_jax.parallel.watch import Watch
 from nvlm_jax.training.checkpoints import Checkpoints, abstract_state
 from nvlm_jax.training.initial import initial_model
 from nvlm_jax.training.optimizer import learning_rate
 from nvlm_jax.training.step import TrainState, init_state, make_train_step, split_model
-from nvlm_jax.training.telemetry import Telemetry
+from nvlm_jax.training.telemetry import Silence, Telemetry
 from nvlm_jax.training.workdir import open_workdir, write_atomically
 
 log = logging.getLogger(__name__)
@@ -78,8 +81,9 @@ def train(
 ) -> Outcome:
     """Train from where `workdir` stands to `train.steps`; a finished run is left as it is.
 
-    SIGINT and SIGTERM finish the step, save and return. A run killed at any moment and started again computes the same
-    losses bit for bit.
+    SIGINT and SIGTERM, to any process of the run, finish the step, save and return, everywhere after the same step. A
+    run killed at any moment and started again computes the same losses bit for bit. Of several processes, which share
+    `workdir`, the first one writes; when one dies or hangs the others end (`parallel/watch.py`).
 
     Args:
         config: of the run.
@@ -95,17 +99,23 @@ def train(
         RuntimeError: the data ended before the last step.
     """
     mesh = make_mesh(config.mesh) if mesh is None else mesh
-    check_rows(config.train.batch_rows, config.train.accumulation, mesh)
-    workdir = open_workdir(workdir, config)
-    with contextlib.closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints, Stop() as stop:
+    check_run(config, mesh)
+    workdir = open_workdir(workdir, config) if is_first() else Path(workdir).absolute()
+    wait_for_all("workdir")
+    with (
+        contextlib.closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints,
+        Stop(mesh) as stop,
+        Watch(config.train.hang_seconds) as watch,
+    ):
         if config.train.steps in checkpoints.steps:
             log.info("%s: finished, all %d steps are done", workdir, config.train.steps)
             return Outcome(config.train.steps, True)
         state, frozen, graphdef, broken = start(config, checkpoints, mesh)
         step = compile_step(make_train_step(graphdef, config, len(groups)), state, frozen, mesh)
         first = int(state.step)
-        with Telemetry(workdir, first, config.train.steps, config.train.log_every, config.name) as telemetry:
-            loop = Loop(config, checkpoints, telemetry, groups, len(broken))
+        about = (workdir, first, config.train.steps, config.train.log_every, config.name)
+        with Telemetry(*about) if is_first() else Silence() as telemetry:
+            loop = Loop(config, checkpoints, telemetry, groups, len(broken), watch)
             return loop.run(step, state, frozen, batches(first), first, batch_shardings(mesh), stop)
 
 
@@ -129,8 +139,13 @@ def start(
 def compile_step(step: Callable[..., Any], state: TrainState, frozen: nnx.State, mesh: Mesh) -> Callable[..., Any]:
     """The step for the devices of `mesh`; the state it is given is used up."""
     states, rest = state_shardings(state, mesh), state_shardings(frozen, mesh)
+
+    def on_mesh(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        with laid_out(mesh_layout(mesh)):
+            return step(state, frozen, batch)
+
     return jax.jit(
-        step,
+        on_mesh,
         in_shardings=(states, rest, batch_shardings(mesh)),
         out_shardings=(states, replicated(mesh)),
         donate_argnums=0,
@@ -141,9 +156,16 @@ class Loop:
     """The steps of one call of `train`. Metrics are read one step late, so that the device never waits for the host."""
 
     def __init__(
-        self, config: RunConfig, checkpoints: Checkpoints, telemetry: Telemetry, groups: tuple[str, ...], broken: int
+        self,
+        config: RunConfig,
+        checkpoints: Checkpoints,
+        telemetry: Telemetry | Silence,
+        groups: tuple[str, ...],
+        broken: int,
+        watch: Watch,
     ):
         self.config, self.checkpoints, self.telemetry, self.groups = config, checkpoints, telemetry, groups
+        self.watch = watch
         self.rate = learning_rate(config.optimizer, config.train.steps)
         self.once = {"broken_checkpoints": broken} if broken else {}  # metrics of the next step alone
         self.last = time.monotonic()
@@ -163,12 +185,14 @@ class Loop:
         self.last = time.monotonic()
         try:
             while done < self.config.train.steps and not stop.asked():
+                self.watch.tell(done, "data")
                 begin = time.monotonic()
                 batch, info = self._next(batches, done, stop)
                 if batch is None:
                     break
                 wait = time.monotonic() - begin
-                state, metrics = step(state, frozen, global_batch(batch, shardings))
+                self.watch.tell(done + 1, "computing")
+                state, metrics = step(state, frozen, global_batch(batch, shardings, self.config.train.batch_rows))
                 running, before = Running(done + 1, metrics, info, wait), running
                 done += 1
                 self._log(before)
@@ -196,6 +220,7 @@ class Loop:
     def _save(self, step: int, state: TrainState, running: Running | None) -> None:
         """Log all steps up to this one, then save: no checkpoint holds a step whose loss was not seen to be finite."""
         self._log(running)
+        self.watch.tell(step, "saving")
         self.telemetry.sync()
         self.checkpoints.save(step, state, self.config)
 
@@ -241,7 +266,8 @@ class Loop:
         step, ids = running.step, [list(row) for row in running.info.sample_ids]
         path = self.checkpoints.workdir / f"not_finite_{step}.json"
         record = {"step": step, "sample_ids": ids, "metrics": {k: np.asarray(v).tolist() for k, v in found.items()}}
-        write_atomically(path, json.dumps(record, indent=1) + "\n")
+        if is_first():
+            write_atomically(path, json.dumps(record, indent=1) + "\n")
         parts = [k.removeprefix("grad_norm/") for k, v in found.items() if k.startswith("grad_norm/")
                  and not np.isfinite(v)]  # fmt: skip
         self.checkpoints.wait()
@@ -258,8 +284,15 @@ class Loop:
 class Stop:
     """SIGINT and SIGTERM as a question that the loop asks between steps. A second SIGINT interrupts at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, mesh: Mesh | None = None) -> None:
+        """
+        Args:
+            mesh: over which the processes of a run agree; None = this is the only one.
+        """
         self.received: int | None = None
+        self._mesh = mesh
+        self._highest = mesh and jax.jit(jnp.max, out_shardings=replicated(mesh))
+        self._vote: jax.Array | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -273,11 +306,21 @@ class Stop:
 
     def asked(self) -> bool:
         """Whether any process of the run was asked to stop; all of them get the same answer."""
-        if jax.process_count() == 1:
+        if jax.process_count() == 1 or self._mesh is None:
             return self.received is not None
-        received = int(multihost_utils.process_allgather(np.int32(self.received or 0)).max())
-        self.received = received or None
-        return bool(received)
+        # The answer is that to the question before, which the devices have long computed: asking costs no wait. On CPU
+        # programs with collectives must not overlap.
+        before, self._vote = self._vote, self._highest(self._numbers(self.received or 0))
+        answer = int(self._vote if jax.default_backend() == "cpu" else 0 if before is None else before)
+        if answer:
+            self.received = answer
+        return bool(answer)
+
+    def _numbers(self, number: int) -> jax.Array:
+        """What each process says, on each of its devices."""
+        everywhere = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
+        local = np.full(jax.local_device_count(), number, np.int32)
+        return jax.make_array_from_process_local_data(everywhere, local, (self._mesh.size,))
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.received is None:

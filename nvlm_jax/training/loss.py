@@ -7,6 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from nvlm_jax.models.axes import constrain
+
 
 def token_nll(
     logits: Callable[[jax.Array], jax.Array], hidden: jax.Array, targets: jax.Array, chunk: int
@@ -28,15 +30,19 @@ def token_nll(
     @jax.checkpoint
     def step(_: None, part: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         hidden, targets = part
-        scores = logits(hidden)
-        picked = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+        scores = constrain(logits(hidden), "rows", "places", "vocab")
+        # A sum over one place instead of a look-up, which would gather the vocabulary where it is split.
+        chosen = jnp.arange(scores.shape[-1]) == targets[..., None]
+        picked = jnp.where(chosen, scores, 0.0).sum(axis=-1)
         return None, jax.nn.logsumexp(scores, axis=-1) - picked
 
     def split(x: jax.Array) -> jax.Array:
-        return x.reshape(b, s // size, size, *x.shape[2:]).swapaxes(0, 1)
+        # Every n-th place to each of the n chunks: wherever a row is cut over devices, all have a part of each chunk.
+        return jnp.moveaxis(x.reshape(b, size, s // size, *x.shape[2:]), 2, 0)
 
+    hidden = constrain(hidden, "rows", "places", None)
     _, nll = jax.lax.scan(step, None, (split(hidden), split(targets)))
-    return nll.swapaxes(0, 1).reshape(b, s)
+    return jnp.moveaxis(nll, 0, 2).reshape(b, s)
 
 
 def group_sums(nll: jax.Array, weights: jax.Array, groups: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:

@@ -98,6 +98,25 @@ class Telemetry:
         return text
 
 
+class Silence:
+    """In place of `Telemetry` where another process writes."""
+
+    def __enter__(self) -> Silence:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+
 def truncate(path: Path, step: int) -> None:
     """Keep the lines of steps 1 .. `step` of a metrics file; the line that a kill cut short goes with the rest."""
     if path.exists():

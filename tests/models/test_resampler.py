@@ -11,7 +11,7 @@ from flax import nnx
 from nvlm_jax.config import ConfigError
 from nvlm_jax.convert.names import tensors
 from nvlm_jax.models.build import abstract_model
-from nvlm_jax.models.flops import forward_flops
+from nvlm_jax.models.flops import padded_work, useful_flops
 from nvlm_jax.models.resampler import Resampler
 from nvlm_jax.parallel.sharding import logical_axes, path_text
 from tests.tiny import make_batch, make_model_config
@@ -66,7 +66,7 @@ def test_every_parameter_has_its_place_on_a_mesh():
 
 def test_it_costs_what_it_saves_and_is_in_no_released_layout():
     plain, with_it = make_model_config("x"), with_resampler()
-    cost = [forward_flops(c, 32, 4, 512, 32 * 4)["cross_attention"] for c in (plain, with_it)]
+    cost = [useful_flops(c, (), padded_work(c, 1, 32, 4))["cross_attention"] for c in (plain, with_it)]
     assert cost[1] > cost[0]
     with pytest.raises(ConfigError, match="resampler_latents: an ablation"):
         tensors(with_it, "cross_attention")

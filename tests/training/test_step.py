@@ -55,10 +55,7 @@ def test_loss_and_gradients_do_not_depend_on_how_the_batch_is_split(arch, tiny_r
     assert all(np.any(g) for g in gradients.values())
 
     in_parts = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulation=4))
-    cases = {
-        "4 accumulation steps": (in_parts, one),
-        "8 devices": (config, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))),
-    }
+    cases = {"4 accumulation steps": (in_parts, one)}  # meshes: tests/parallel/test_presets.py
     for name, (other, mesh) in cases.items():
         found, found_gradients = loss_and_gradients(other, model, batch, mesh)
         for key in ("loss", "group_loss", "group_weight", "trained_tokens", "grad_norm"):

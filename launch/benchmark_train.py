@@ -1,0 +1,266 @@
+"""`launch.benchmark --config=...`: a training step on this machine, measured. `--sweep=tiles`: its cost against tiles.
+
+Weights are fresh, nothing is saved. Batches come from the run's data where that is on this machine; otherwise rows are
+filled with synthetic samples, and the data wait says nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from configs.nvlm import get_config
+from data_pipelines.loader import batches, make_plan
+from nvlm_jax.config import RunConfig, from_mapping
+from nvlm_jax.inputs.batch import THUMBNAIL, Batch
+from nvlm_jax.models.axes import laid_out
+from nvlm_jax.models.flops import Work, keys_per_tile, padded_work, useful_flops
+from nvlm_jax.models.vision import spread_tiles
+from nvlm_jax.parallel.mesh import make_mesh
+from nvlm_jax.parallel.sharding import batch_shardings, global_batch, mesh_layout, state_shardings
+from nvlm_jax.planning.chips import CHIPS, GIB
+from nvlm_jax.planning.synthetic import synthetic_batch
+from nvlm_jax.training.initial import initial_model
+from nvlm_jax.training.loop import compile_step
+from nvlm_jax.training.step import init_state, make_train_step, split_model
+
+WARM = 2  # steps before the clock starts
+# What `Device.device_kind` says of devices that `CHIPS` knows.
+KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}
+KINDS |= {"NVIDIA H100": "h100", "NVIDIA B200": "b200"}
+
+
+def measure(config: RunConfig, steps: int, text: int, tiles: int) -> dict[str, Any]:
+    """Medians over `steps` steps of the run on all devices here.
+
+    Args:
+        config: of the run; its initial weights are not read.
+        steps: to time.
+        text: of a synthetic sample, tokens.
+        tiles: of a synthetic sample.
+    """
+    config = dataclasses.replace(config, init=dataclasses.replace(config.init, **_no_init()))
+    mesh = make_mesh(config.mesh)
+    source, kind = _batches(config, WARM + steps, text, tiles)
+    split = split_model(initial_model(config, mesh), config.train.trainable, config.model.frozen_dtype)
+    abstract = jax.eval_shape(lambda: init_state(split, config))
+    make = jax.jit(
+        lambda trainable: init_state(split._replace(trainable=trainable), config),
+        out_shardings=state_shardings(abstract, mesh),
+    )
+    state = make(split.trainable)
+    shardings = batch_shardings(mesh)
+    first = next(source)
+    placed = global_batch(first, shardings)
+    begin = time.monotonic()
+    step = compile_step(make_train_step(split.graphdef, config, 64), state, split.frozen, mesh)
+    compiled = step.lower(state, split.frozen, placed).compile()
+    found: dict[str, Any] = {"run": config.name, "device": _device(), "devices": mesh.size, "batches": kind}
+    found["compile_seconds"] = time.monotonic() - begin
+    seconds, waits, works = [], [], []
+    for batch in itertools.chain([first], source):
+        begin = time.monotonic()
+        state, metrics = compiled(state, split.frozen, global_batch(batch, shardings))
+        jax.block_until_ready(metrics)
+        seconds.append(time.monotonic() - begin)
+        works.append(batch_work(config, batch))
+        waits.append(time.monotonic())
+    waits = [b - a - s for a, b, s in zip(waits, waits[1:], seconds[1:], strict=False)]
+    second = float(np.median(seconds[WARM:]))
+    vision = _vision_seconds(config, split, state.params, placed, mesh, steps)
+    work = Work(*np.mean(works[WARM:], axis=0))
+    return found | _rates(config, mesh, work, second, vision) | {
+        "data_wait_share": float(np.median(waits[WARM - 1 :]) / second) if kind != "synthetic" else None,
+        "memory_gib_of_a_device": _memory(compiled),
+        "loss": float(metrics["loss"]),
+    }  # fmt: skip
+
+
+def batch_work(config: RunConfig, batch: Batch) -> Work:
+    """What the real tokens and tiles of a batch (NumPy) ask for: the masks' own pairs, counted."""
+    model, segments = config.model, np.asarray(batch.segment_ids)
+    tokens, tiles = int((segments > 0).sum()), int((np.asarray(batch.tile_segment_ids) > 0).sum())
+    lengths = np.concatenate([np.bincount(row)[1:] for row in segments])
+    pairs = float((lengths * (lengths + 1) / 2).sum())
+    if model.cross_attention is None or not tiles:
+        return Work(tokens, tiles, pairs)
+    memory = np.asarray(batch.tile_segment_ids)
+    if model.arch == "h":
+        memory = np.where(np.asarray(batch.tile_index) == THUMBNAIL, 0, memory)
+    index = np.arange(segments.shape[1])
+    sees = (segments[:, :, None] == memory[:, None]) & (memory[:, None] > 0)
+    sees &= np.asarray(batch.tile_start)[:, None] <= index[None, :, None]
+    tag = np.asarray(batch.tag_tile)[:, :, None]
+    sees &= (tag == 0) | (tag == 1 + np.arange(memory.shape[1]))
+    seen = float(sees.sum()) * keys_per_tile(model)
+    return Work(tokens, tiles, pairs, float((memory > 0).sum()), float(sees.any(axis=2).sum()), seen)
+
+
+def report(found: dict[str, Any]) -> str:
+    """The measurement as lines for a person."""
+    lines = [f"{found['run']} on {found['devices']} x {found['device']}, {found['batches']} batches"]
+    lines.append(f"step          {found['step_seconds'] * 1000:,.1f} ms (compiled in {found['compile_seconds']:.0f} s)")
+    lines.append(f"useful        {found['tokens_per_second']:,.0f} tokens/s, {found['tiles_per_second']:,.1f} tiles/s")
+    padding = f"{found['token_padding']:.1%} of places, {found['tile_padding']:.1%} of tiles"
+    lines.append(f"padding       {padding}, {found['flops_padding']:.1%} of FLOPs")
+    for module, mfu in found["mfu"].items():
+        lines.append(f"MFU {module:10}{mfu:.1%} of {found['peak_source']}, {found['seconds'][module] * 1000:,.1f} ms")
+    lines.append(f"memory        {found['memory_gib_of_a_device']:.2f} GiB a device")
+    wait = found["data_wait_share"]
+    lines.append("data wait     " + ("not measured: synthetic" if wait is None else f"{wait:.1%} of the step"))
+    return "\n".join(lines)
+
+
+def sweep_tiles(config: RunConfig, steps: int, text: int, most: int, archs: str = "dxh") -> list[dict[str, Any]]:
+    """Cost of a sample against 1 .. `most` tiles (from 2 on with a thumbnail) for each architecture, of one size."""
+    _, _, size, stage = config.name.split("-")
+    points = []
+    for arch in archs:
+        named = from_mapping(RunConfig, get_config(f"arch={arch},size={size},stage={stage}").to_dict())
+        for count in range(1, most + 1):
+            tiles = count + (count > 1)
+            shown = {"d": tiles, "x": 0, "h": 1}[arch]
+            tags = 1 if arch == "h" else tiles
+            places = -(-(text + tags + shown * named.model.tokens_per_tile) // 16) * 16
+            data = dataclasses.replace(named.data, blend=(), tokens_per_row=places, tiles_per_row=tiles)
+            train = dataclasses.replace(named.train, batch_rows=8 * jax.device_count(), accumulation=1)
+            run = dataclasses.replace(named, data=data, train=train, mesh=config.mesh)
+            found = measure(run, steps, text, tiles)
+            points.append(
+                {
+                    "arch": arch,
+                    "tiles": count,
+                    "seconds_per_sample": found["step_seconds"] / train.batch_rows,
+                    "vision_flops": found["flops_by_module"]["vision"] / train.batch_rows,
+                    "flops": sum(found["flops_by_module"].values()) / train.batch_rows,
+                }
+            )
+            print(
+                f"NVLM-{arch.upper()}, {count} tiles: {points[-1]['seconds_per_sample'] * 1000:.2f} ms a sample",
+                flush=True,
+            )
+    return points
+
+
+def draw_sweep(points: list[dict[str, Any]], path: Path) -> None:
+    """Time of a sample against tiles, with the growth of the vision FLOPs alone as dashes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for arch in dict.fromkeys(point["arch"] for point in points):
+        own = [point for point in points if point["arch"] == arch]
+        times = [1000 * point["seconds_per_sample"] for point in own]
+        [line] = axes.plot([point["tiles"] for point in own], times, marker="o", label=f"NVLM-{arch.upper()}")
+        growth = [times[0] * point["vision_flops"] / own[0]["vision_flops"] for point in own]
+        axes.plot([point["tiles"] for point in own], growth, "--", color=line.get_color(), alpha=0.5)
+    axes.set(xlabel="tiles of an image (and its thumbnail from 2 on)", ylabel="ms a sample, forward and backward")
+    axes.legend(title="dashes: as the vision FLOPs grow")
+    axes.set_ylim(bottom=0)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _rates(config: RunConfig, mesh: Any, work: Work, second: float, vision: float) -> dict[str, Any]:
+    data, rows, model = config.data, config.train.batch_rows, config.model
+    useful = useful_flops(model, config.train.trainable, work)
+    full = padded_work(model, rows, data.tokens_per_row, data.tiles_per_row)
+    full = full._replace(self_pairs=full.self_pairs / 2)
+    padded = sum(useful_flops(model, config.train.trainable, full).values())
+    peak, source = _peak()
+    peak *= mesh.size
+    frozen_encoder = "vision" not in config.train.trainable
+    parts = {"step": (sum(useful.values()), second)}
+    if vision and frozen_encoder:
+        parts |= {
+            "vision": (useful["vision"], vision),
+            "rest": (sum(useful.values()) - useful["vision"], second - vision),
+        }
+    return {
+        "step_seconds": second,
+        "tokens_per_second": work.tokens / second,
+        "tiles_per_second": work.tiles / second,
+        "token_padding": 1 - work.tokens / (rows * data.tokens_per_row),
+        "tile_padding": 1 - work.tiles / (rows * data.tiles_per_row) if data.tiles_per_row else 0.0,
+        "flops_padding": 1 - sum(useful.values()) / padded,
+        "flops_by_module": useful,
+        "mfu": {name: flops / seconds / peak for name, (flops, seconds) in parts.items() if seconds > 0},
+        "seconds": {name: seconds for name, (_, seconds) in parts.items() if seconds > 0},
+        "peak_source": source,
+    }
+
+
+def _batches(config: RunConfig, count: int, text: int, tiles: int) -> tuple[Iterator[Batch], str]:
+    if config.data.blend and all(Path(dataset.path).is_dir() for dataset in config.data.blend):
+        plan = make_plan(config, count)
+        return (batch for batch, _ in batches(config, plan)), "the run's own"
+    made = (synthetic_batch(config, text, tiles, seed)[0] for seed in range(count))
+    return made, "synthetic"
+
+
+def _vision_seconds(config: RunConfig, split: Any, params: Any, batch: Batch, mesh: Any, steps: int) -> float:
+    """Seconds of the encoder's forward pass alone; 0 where there is nothing to encode."""
+    if not batch.tiles.shape[1] or config.model.dense_labels:
+        return 0.0
+
+    @jax.jit
+    def encode(trainable: nnx.State, frozen: nnx.State, tiles: jax.Array) -> jax.Array:
+        with laid_out(mesh_layout(mesh)):
+            model = nnx.merge(split.graphdef, trainable, frozen)
+            return model.vision(spread_tiles(tiles)).sum()
+
+    arguments = (params, split.frozen, batch.tiles)
+    return _median_seconds(lambda: encode(*arguments), steps)
+
+
+def _median_seconds(run: Callable[[], Any], times: int) -> float:
+    for _ in range(WARM):
+        jax.block_until_ready(run())
+    seconds = []
+    for _ in range(times):
+        begin = time.monotonic()
+        jax.block_until_ready(run())
+        seconds.append(time.monotonic() - begin)
+    return float(np.median(seconds))
+
+
+def _peak() -> tuple[float, str]:
+    """FLOPs a second of one device: published, or what a large matrix product reaches here."""
+    kind = jax.devices()[0].device_kind
+    for known, name in sorted(KINDS.items(), key=lambda item: -len(item[0])):
+        if kind.startswith(known):
+            return CHIPS[name].flops, f"{name}'s published bf16 peak"
+    size = 2048
+    x = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda x: x @ x)
+    seconds = _median_seconds(lambda: product(x), 5) * jax.local_device_count()
+    return 2 * size**3 / seconds, "a float32 matrix product's rate here"
+
+
+def _device() -> str:
+    return jax.devices()[0].device_kind
+
+
+def _memory(compiled: Any) -> float:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / GIB
+    found = compiled.memory_analysis()
+    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return (held + found.temp_size_in_bytes) / GIB
+
+
+def _no_init() -> dict[str, str]:
+    return dict.fromkeys(("vision", "llm", "projector", "cross_attention", "checkpoint"), "")

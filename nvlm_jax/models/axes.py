@@ -1,0 +1,62 @@
+"""Names for the dimensions of activations. The model says what a dimension is, never where it lies.
+
+Whoever traces the model for several devices does so `with laid_out(layout)`, and each `constrain(x, "rows", "places",
+None)` in it is handed to that layout (`parallel/sharding.py` has the table from names to mesh axes). Without a layout
+nothing happens: on one device, in data workers, in notebooks.
+
+    rows           of a batch
+    places         of a row, while heads or feed-forward are split
+    between        of a row, between two blocks
+    tiles          of all rows
+    memory         tiles of a row that the cross-attention reads
+    heads, kv, mlp, vocab, embed    as in the table of parameters
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Protocol
+
+import jax
+
+
+class Layout(Protocol):
+    """Where named dimensions lie."""
+
+    def place(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+        """`x` with its dimensions laid where these names belong."""
+
+    def parts(self, name: str) -> int:
+        """Into how many parts a dimension of this name is split."""
+
+
+_LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
+
+
+@contextlib.contextmanager
+def laid_out(layout: Layout | None) -> Iterator[None]:
+    """Trace the model for this layout; None = for one device."""
+    token = _LAYOUT.set(layout)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
+
+
+def split() -> bool:
+    """Whether there is a layout: several devices share the arrays."""
+    return _LAYOUT.get() is not None
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """`x`, laid out by the names of its dimensions (None: whole on every device that shares the others)."""
+    layout = _LAYOUT.get()
+    return x if layout is None else layout.place(x, names)
+
+
+def parts(name: str) -> int:
+    """Into how many parts the dimension `name` is split; 1 without a layout."""
+    layout = _LAYOUT.get()
+    return 1 if layout is None else layout.parts(name)

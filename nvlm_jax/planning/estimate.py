@@ -1,0 +1,126 @@
+"""Memory and traffic by hand: parameters, optimizer, gradients, kept and passing activations.
+
+A check on what the compiler says, the first sieve of the planner's search, and all there is for HBM traffic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from nvlm_jax.config import MeshConfig, RunConfig, TrainConfig
+from nvlm_jax.models.flops import keys_per_tile
+from nvlm_jax.parallel.sharding import batch_shardings, state_shardings
+from nvlm_jax.planning.compile import abstract_batch, held_bytes
+from nvlm_jax.training.checkpoints import abstract_state, with_shardings
+from nvlm_jax.training.step import SplitModel, TrainState
+
+
+class Held(NamedTuple):
+    """Bytes on one device."""
+
+    parameters: float
+    optimizer: float
+    frozen: float
+    batch: float
+    gradients: float  # in float32, as they go into the optimizer
+    kept: float  # activations that wait for the backward pass
+    passing: float  # the widest layer's activations and gathered weights
+
+    @property
+    def total(self) -> float:
+        return sum(self)
+
+
+class Shares(NamedTuple):
+    """A device's share of one accumulation step."""
+
+    rows: float
+    places: float  # of a row, inside a block
+    between: float  # of a row, between blocks
+    tiles: float
+
+
+def shares(config: RunConfig, mesh: Mesh) -> Shares:
+    """How much of an accumulation step each device computes."""
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = config.train.batch_rows / config.train.accumulation / groups
+    places = config.data.tokens_per_row / mesh.shape["context"]
+    others = mesh.size // groups
+    tiles = math.ceil(rows * config.data.tiles_per_row / others)
+    return Shares(rows, places, places / mesh.shape["tensor"], tiles)
+
+
+def held_by_hand(config: RunConfig, mesh: Mesh) -> Held:
+    """Memory of one device, by hand; full rematerialisation is assumed where `remat` is not "none"."""
+    split, state = _state(config)
+    trees = [
+        with_shardings(tree, state_shardings(tree, mesh)) for tree in (state.params, state.opt_state, split.frozen)
+    ]
+    batch = held_bytes(with_shardings(abstract_batch(config), batch_shardings(mesh)))
+    parameters, optimizer, frozen = (float(held_bytes(tree)) for tree in trees)
+    kept, passing = _activations(config, mesh)
+    return Held(parameters, optimizer, frozen, float(batch), parameters, kept, passing)
+
+
+def hbm_traffic(config: RunConfig, mesh: Mesh) -> float:
+    """Bytes that a step moves between a device's memory and its units, to within a factor of two.
+
+    Weights are read once a pass, as gathered; the optimizer reads and writes each of its numbers; of a layer's
+    activations about twelve arrays of the width and four of the feed-forward go by in each pass.
+    """
+    split, state = _state(config)
+    item = jnp.dtype(config.model.dtype).itemsize
+    tensor, passes = mesh.shape["tensor"], 4 if config.model.remat == "full" else 3
+    counts = {
+        part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree[part]))
+        for tree in (state.params, split.frozen)
+        for part in tree
+    }
+    vision = counts.pop("vision", 0) * (4 if "vision" in config.train.trainable else 1)
+    weights = config.train.accumulation * item * (vision + passes * sum(counts.values()) / tensor)
+    trained = held_bytes(with_shardings(state.params, state_shardings(state.params, mesh)))
+    optimizer = trained * (2 + 4 + 1)  # parameters, two moments, gradients
+    share, d, v = shares(config, mesh), config.model.decoder, config.model.vision
+    by_token = 12 * d.width / tensor + 4 * d.ff / tensor
+    decoder = passes * d.layers * share.rows * share.places * by_token * item
+    patches = 1 + (v.image_size // v.patch_size) ** 2
+    vision_activations = v.layers * share.tiles * patches * (12 * v.width + 2 * v.ff) * item
+    return weights + optimizer + config.train.accumulation * (decoder + vision_activations)
+
+
+def _state(config: RunConfig) -> tuple[SplitModel, TrainState]:
+    """Shapes of the run's arrays, made once for all ways to compute them: a search asks often."""
+    model = dataclasses.replace(config.model, remat="none")
+    return _abstract_state(dataclasses.replace(config, model=model, mesh=MeshConfig(), train=_one_step(config)))
+
+
+def _one_step(config: RunConfig) -> TrainConfig:
+    return dataclasses.replace(config.train, accumulation=1)
+
+
+_abstract_state = functools.lru_cache(maxsize=4)(abstract_state)
+
+
+def _activations(config: RunConfig, mesh: Mesh) -> tuple[float, float]:
+    model, d = config.model, config.model.decoder
+    item, share = jnp.dtype(model.dtype).itemsize, shares(config, mesh)
+    tensor, vocabulary = mesh.shape["tensor"], d.vocab_size / mesh.shape["tensor"]
+    layers = d.layers + (0 if model.cross_attention is None else d.layers // model.cross_attention.every)
+    kept = layers * share.rows * share.between * d.width * item
+    memory = share.rows * config.data.tiles_per_row * keys_per_tile(model) * d.width * item
+    kept += 2 * memory  # image tokens and their gradient
+    tokens = share.rows * share.places
+    inside = tokens * (3 * d.width + 4 * d.ff / tensor + 3 * d.heads * d.head_dim / tensor) * item
+    gathered = 2 * item * (2 * d.width * d.heads * d.head_dim + 3 * d.width * d.ff) / tensor
+    chunk = min(model.loss_chunk, config.data.tokens_per_row) / mesh.shape["context"]
+    logits = share.rows * chunk * vocabulary * 4 * 2 + d.width * vocabulary * (2 * item + 4)
+    patches = 1 + (model.vision.image_size // model.vision.patch_size) ** 2
+    vision = share.tiles * patches * (4 * model.vision.width + 2 * model.vision.ff) * item
+    return kept, max(inside + gathered, logits, vision)

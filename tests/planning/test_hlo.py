@@ -1,0 +1,76 @@
+"""Collectives read from HLO text: kinds, groups in every notation, loops taken as often as they run."""
+
+import pytest
+
+from nvlm_jax.planning.hlo import bytes_by_axis, collectives, size_of
+
+AXES, SIZES = ("data", "fsdp", "tensor", "context"), (1, 2, 2, 2)
+
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%all-reduce-scatter.1 (input.1: bf16[32,32]) -> bf16[16,32] {
+  %input.1 = bf16[32,32]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-reduce.7 = bf16[32,32]{1,0} all-reduce(%input.1), channel_id=9, replica_groups=[4,2]<=[2,4]T(1,0), to_apply=%add
+  ROOT %slice = bf16[16,32]{1,0} dynamic-slice(%all-reduce.7), dynamic_slice_sizes={16,32}
+}
+
+%inner_condition (p.1: (s32[], bf16[8,8])) -> pred[] {
+  %limit.1 = s32[]{:T(128)} constant(3)
+  %p.1 = (s32[], bf16[8,8]) parameter(0)
+  %i.1 = s32[] get-tuple-element(%p.1), index=0
+  ROOT %lt.1 = pred[] compare(%i.1, %limit.1), direction=LT
+}
+
+%inner_body (p.2: (s32[], bf16[8,8])) -> (s32[], bf16[8,8]) {
+  %p.2 = (s32[], bf16[8,8]) parameter(0)
+  %g.1 = bf16[16,8]{1,0} all-gather(%p.2), channel_id=1, replica_groups=mesh['a'=2,'b'=4] {'a'}, dimensions={0}
+  ROOT %t.2 = (s32[], bf16[8,8]) tuple(%p.2)
+}
+
+%outer_body (p.3: (s32[], bf16[8,8])) -> (s32[], bf16[8,8]) {
+  %p.3 = (s32[], bf16[8,8]) parameter(0)
+  %w.1 = (s32[], bf16[8,8]) while(%p.3), condition=%inner_condition, body=%inner_body
+  %r.1 = f32[4,4]{1,0} all-reduce(%p.3), channel_id=2, replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+  %c.1 = (bf16[4]{0}, bf16[4]{0}, u32[], u32[]) collective-permute-start(%p.3), source_target_pairs={{0,0},{0,2},{2,0}}
+  ROOT %t.3 = (s32[], bf16[8,8]) tuple(%w.1)
+}
+
+%outer_condition (p.4: (s32[], bf16[8,8])) -> pred[] {
+  %p.4 = (s32[], bf16[8,8]) parameter(0)
+  ROOT %true.1 = pred[] constant(true)
+}
+
+ENTRY %main.1 (a: bf16[8,8], b: bf16[32,32]) -> bf16[8,8] {
+  %a = bf16[8,8]{1,0} parameter(0)
+  %b = bf16[32,32]{1,0} parameter(1)
+  %w.2 = (s32[], bf16[8,8]) while(%a), condition=%outer_condition, body=%outer_body, backend_config={"known_trip_count":{"n":"5"}}
+  %f.1 = bf16[16,32]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.1
+  %e.1 = bf16[8,8]{1,0} all-to-all(%a), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %out = bf16[8,8] get-tuple-element(%w.2), index=1
+}
+"""  # noqa: E501
+
+
+def test_every_collective_with_its_axes_bytes_and_times():
+    found = {c.kind: (c.axes, c.bytes, c.times) for c in collectives(PROGRAM, AXES, SIZES)}
+    assert found == {
+        "all-gather": ("fsdp", 16 * 8 * 2 / 2, 15.0),  # 3 inside 5
+        "all-reduce": ("context", 2 * 4 * 4 * 4 / 2, 5.0),
+        "collective-permute": ("tensor", 8.0, 5.0),
+        "reduce-scatter": ("fsdp", 32 * 32 * 2 / 2, 1.0),
+        "all-to-all": ("fsdp+tensor+context", 8 * 8 * 2 * 7 / 8, 1.0),
+    }
+    totals = bytes_by_axis(collectives(PROGRAM, AXES, SIZES))
+    assert totals == {"fsdp": 15 * 128 + 1024, "context": 320.0, "fsdp+tensor+context": 112.0, "tensor": 40.0}
+    assert next(iter(totals)) == "fsdp"  # the most first
+
+
+@pytest.mark.parametrize(("shape", "sizes"), [("bf16[2,3]{1,0}", [12]), ("(f32[], s8[5], f8e4m3fn[4])", [4, 5, 4])])
+def test_sizes(shape, sizes):
+    assert size_of(shape) == sizes

@@ -1,0 +1,167 @@
+"""The planner against hand counts, and what it says of plans that cannot be."""
+
+import dataclasses
+
+import jax
+import pytest
+from jax.sharding import Mesh
+
+from configs.nvlm import get_config
+from nvlm_jax.config import ConfigError, MeshConfig, RunConfig, from_mapping
+from nvlm_jax.models.flops import executed_flops, padded_work, useful_flops
+from nvlm_jax.parallel.mesh import make_mesh, parse_mesh
+from nvlm_jax.planning import page
+from nvlm_jax.planning.chips import CHIPS, GIB, parse_topology
+from nvlm_jax.planning.compile import Compiled, _exceeded, compile_for, tpu_devices
+from nvlm_jax.planning.estimate import held_by_hand
+from nvlm_jax.planning.plan import Workload, axis_bandwidth, make_plan, useful_work
+from nvlm_jax.planning.search import candidates
+from tests.tiny import make_run_config
+
+KEYS = {
+    "chips", "hbm_gib", "hbm_limit_gib", "fits", "step_seconds", "mfu_overlap", "mfu_no_overlap", "binding",
+    "compile_seconds", "flops_by_module", "collective_bytes_by_axis", "tokens_per_second", "tiles_per_second",
+    "loader_mib_per_second_per_host", "days", "chip_hours",
+}  # fmt: skip
+LOAD = Workload(text=16, tiles=2, tag_tokens=1)
+
+
+def run(arch: str, layers: int = 2, rows: int = 8, **mesh: int) -> RunConfig:
+    """Few small layers, quick to compile, between large embeddings, so that memory is mostly parameters'."""
+    config = make_run_config(arch, batch_rows=rows)
+    decoder = dataclasses.replace(config.model.decoder, layers=layers, width=256, vocab_size=16384)
+    model = dataclasses.replace(config.model, decoder=decoder, remat="full", dtype="bfloat16", frozen_dtype="bfloat16")
+    data = dataclasses.replace(config.data, tokens_per_row=64, tiles_per_row=4)
+    return dataclasses.replace(config, model=model, data=data, mesh=MeshConfig(**({"fsdp": 4} | mesh)))
+
+
+@pytest.fixture(scope="module")
+def slice_of_four() -> list:
+    pytest.importorskip("libtpu")
+    return tpu_devices(CHIPS["v5p"], "2x2x1")
+
+
+@pytest.fixture(scope="module")
+def compiled(slice_of_four) -> tuple[RunConfig, Mesh, Compiled]:
+    config = run("d")
+    mesh = make_mesh(config.mesh, slice_of_four)
+    return config, mesh, compile_for(config, mesh)
+
+
+@pytest.mark.slow
+def test_the_compiled_memory_is_that_of_a_hand_count(compiled):
+    config, mesh, found = compiled
+    by_hand = held_by_hand(config, mesh)
+    assert found.memory["parameters"] == by_hand.parameters and found.memory["optimizer"] >= 2 * by_hand.parameters
+    assert found.used == pytest.approx(by_hand.total, rel=0.15)
+
+
+@pytest.mark.slow
+def test_a_plan_says_all_it_should(compiled, tmp_path):
+    config, mesh, found = compiled
+    plan = make_plan(config, CHIPS["v5p"], mesh, found, LOAD)
+    assert set(plan) >= KEYS and plan["fits"] and plan["chips"] == 4
+    assert 0 < plan["mfu_no_overlap"] <= plan["mfu_overlap"] < 1
+    # The head's weights are gathered in bfloat16, and their gradient is scattered.
+    weights = config.model.decoder.width * config.model.decoder.vocab_size * 2
+    assert plan["collective_bytes_by_axis"]["fsdp"] > 2 * weights * 3 / 4
+    page.write_page(tmp_path / "plan.html", plan)
+    text = (tmp_path / "plan.html").read_text()
+    assert config.name in text and "temporary" in text and "http" not in text
+
+
+@pytest.mark.parametrize("arch", ["d", "x", "h"])
+def test_planned_flops_are_the_closed_form(arch):
+    config = run(arch)
+    plan = by_hand(config)
+    work, samples = useful_work(config, LOAD)
+    assert plan["flops_by_module"] == useful_flops(config.model, config.train.trainable, work)
+    assert samples == pytest.approx(8 * 0.98 * min(64 / (work.tokens / samples), 4 / 2))
+    padded = padded_work(config.model, 8, 64, 4)
+    assert plan["executed_flops_by_module"] == executed_flops(config.model, config.train.trainable, padded)
+
+
+def test_more_work_takes_more(monkeypatch):
+    """Memory, time and FLOPs grow with the batch and with depth."""
+    for smaller, larger in ((run("h"), run("h", rows=16)), (run("h"), run("h", layers=8))):
+        one, two = by_hand(smaller), by_hand(larger)
+        for key in ("hbm_gib", "step_seconds"):
+            assert one[key] < two[key]
+        assert sum(one["flops_by_module"].values()) < sum(two["flops_by_module"].values())
+
+
+def test_a_step_that_does_not_fit_says_what_would_help():
+    config = run("d", data=2, fsdp=2)
+    used = _exceeded("RESOURCE_EXHAUSTED: ... Ran out of memory in memory space hbm. Used 120.50G of 95.74G hbm.")
+    assert used == (120.5 * GIB, 95.74 * GIB)
+    memory = {"parameters": 30e9, "optimizer": 0.0, "frozen": 0.0, "batch": 0.0, "temporary": 90e9}
+    plan = on_tpu(config, Compiled(memory, *used, False, [], 1.0))
+    assert not plan["fits"] and "120.5 GiB of 95.7: 24.8 too much" in plan["advice"]
+    assert "--config.train.accumulation=2 (2 rows a device now)" in plan["advice"] and "data=1" in plan["advice"]
+    memory |= {"optimizer": 90e9}
+    assert "about 8 such chips would hold them" in on_tpu(config, Compiled(memory, *used, False, [], 1.0))["advice"]
+
+
+def test_search_ranks_what_fits_and_divides():
+    devices = jax.devices()
+    found = candidates(run("d"), CHIPS["h100"], devices)
+    assert all(c.held <= CHIPS["h100"].hbm_bytes for c in found)
+    assert [c.seconds for c in found] == sorted(c.seconds for c in found)
+    assert {c.config.mesh.tensor for c in found} == {1, 2}  # two key/value heads
+    with pytest.raises(ConfigError, match="no mesh of 8 v5e chips holds nvlm-d-72b-sft"):
+        candidates(from_mapping(RunConfig, get_config("arch=d,size=72b,stage=sft").to_dict()), CHIPS["v5e"], devices)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("v5p:3x3x3", r"there is no v5p:3x3x3; v5p slices are 2x2x1, 2x2x2"),
+        ("v6e:4x4x4", r"there is no v6e:4x4x4; v6e slices are 2x2, 2x4"),
+        ("v5p", "names no size"),
+        ("h100:12", r"h100:8, h100:128"),
+        ("a100:8", "chips are v4, v5e, v5p, v6e, tpu7x, h100, b200"),
+    ],
+)
+def test_topologies_that_do_not_exist(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_topology(text)
+
+
+def test_topologies():
+    assert parse_topology("v5p:4x4x8") == (CHIPS["v5p"], "4x4x8", 128)
+    assert parse_topology("v5p:8x12x16")[2] == 1536
+    assert parse_topology("h100:128") == (CHIPS["h100"], "", 128)
+
+
+def test_without_libtpu(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install libtpu==0\.0\.42\.1"):
+        tpu_devices(CHIPS["v5p"], "2x2x1")
+
+
+def test_bandwidth_follows_the_torus(slice_of_four):
+    mesh = make_mesh(parse_mesh("fsdp=2,tensor=2"), slice_of_four)
+    one = axis_bandwidth(mesh, "fsdp", CHIPS["v5p"])
+    assert one == 2 * 90e9 and axis_bandwidth(mesh, "fsdp+tensor", CHIPS["v5p"]) == 2 * one
+
+
+def test_several_slices_are_crossed_by_data_alone():
+    pytest.importorskip("libtpu")
+    devices = tpu_devices(CHIPS["v5e"], "2x2", slices=2)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), devices)
+    slices = [[device.slice_index for device in part.flat] for part in mesh.devices]
+    assert slices == [[0] * 4, [1] * 4]
+    assert axis_bandwidth(mesh, "data", CHIPS["v5e"]) == CHIPS["v5e"].network_bandwidth
+    with pytest.raises(ConfigError, match=r"data 1 does not divide by the 2 slices .* data=2 would fit"):
+        make_mesh(MeshConfig(fsdp=8), devices)
+
+
+def by_hand(config: RunConfig):
+    """A plan for GPUs, whose memory is counted by hand, without a compilation."""
+    mesh = make_mesh(config.mesh, jax.devices()[:4])
+    return make_plan(config, CHIPS["h100"], mesh, Compiled({}, 0.0, None, True, [], 0.0), LOAD)
+
+
+def on_tpu(config: RunConfig, compiled: Compiled):
+    """A plan for TPUs with this in place of what their compiler says."""
+    return make_plan(config, CHIPS["v5p"], make_mesh(config.mesh, jax.devices()[:4]), compiled, LOAD)
