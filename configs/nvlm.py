@@ -149,7 +149,7 @@ def _parse(argument: str) -> dict[str, str]:
 def model_config(arch: str, size: str, gates: tuple[float, float] = (0.0, 0.0), **changes: object) -> ModelConfig:
     """The model of one architecture at one size."""
     vision, decoder, projector_width, every = BACKBONES[size]
-    cross = CrossAttentionConfig(every, *gates, tag_embeddings=SFT_TILES if arch == "h" else 0)
+    cross = CrossAttentionConfig(every, *gates, SFT_TILES if arch == "h" else 0)
     return ModelConfig(
         arch=arch,
         vision=vision,

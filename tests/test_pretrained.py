@@ -63,7 +63,7 @@ def small(arch: str) -> ModelConfig:
         projector_width=0 if arch == "x" else 40,
         cross_attention=None
         if arch == "d"
-        else CrossAttentionConfig(2, gate_init=0.5, tag_embeddings=6 if arch == "h" else 0),
+        else CrossAttentionConfig(2, 0.5, 0.5, 6 if arch == "h" else 0),
         dtype="float32",
         frozen_dtype="float32",
     )

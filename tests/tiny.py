@@ -41,7 +41,7 @@ def make_model_config(arch: str, **changes: Any) -> ModelConfig:
         vision=VisionConfig(image_size=16, patch_size=4, width=24, layers=2, heads=3, head_dim=8, ff=32),
         decoder=DecoderConfig(64, 32, 2, 4, 2, 8, 48, rope_theta=1e4),
         projector_width=0 if arch == "x" else 40,
-        cross_attention=None if arch == "d" else CrossAttentionConfig(1, 0.5, 6 if arch == "h" else 0),
+        cross_attention=None if arch == "d" else CrossAttentionConfig(1, 0.5, 0.5, 6 if arch == "h" else 0),
         dtype="float32",
         **({"frozen_dtype": "float32", "remat": "none"} | changes),
     )

@@ -345,7 +345,7 @@ class Engine:
 
 def mesh_of(params: nnx.State) -> Mesh | None:
     """The mesh that parameters lie on; None for one device."""
-    shardings = {leaf.sharding for leaf in jax.tree.leaves(params)}
+    shardings = {leaf.sharding for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)}
     return next((s.mesh for s in shardings if isinstance(s, NamedSharding) and s.mesh.size > 1), None)
 
 

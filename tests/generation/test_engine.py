@@ -126,7 +126,7 @@ def continued(prompt: Example, answer: list[int]) -> Example:
         loss_weights=extend(prompt.loss_weights, 0),
         loss_groups=extend(prompt.loss_groups, 0),
         image_slots=extend(prompt.image_slots, -1),
-        tag_tile=extend(prompt.tag_tile, 0),
+        tag_tile=extend(prompt.tag_tile, prompt.tag_tile[-1]),
     )
 
 
@@ -159,6 +159,17 @@ def test_cached_greedy_decoding_equals_the_full_forward_token_for_token(arch, mo
     assert any(len(set(answer)) > 4 for answer in expected)  # answers that a mistake would change
     assert ask(engine(arch), prompts, NEW) == expected
     assert ask(engine(arch), prompts[::-1], NEW) == expected[::-1]  # from what was kept
+
+
+@pytest.mark.parametrize("arch", ["x", "h"])
+def test_an_answer_sees_the_tile_that_its_prompt_ends_on(arch):
+    """With `question_focus` a prompt's last tokens carry the number of the tile they read."""
+    prompts = [make_prompt(arch, [3], 6, seed) for seed in range(3)]
+    for prompt in prompts:
+        prompt.tag_tile[-3:] = 2
+    expected = uncached_greedy(make_model(arch), prompts, NEW)
+    assert ask(engine(arch), prompts) == expected
+    assert ask(engine(arch), [p._replace(tag_tile=p.tag_tile * 0) for p in prompts]) != expected
 
 
 @pytest.mark.parametrize("arch", ["d", "x", "h"])

@@ -342,6 +342,27 @@ def test_a_tag_in_a_question_reads_its_tile_of_the_latest_image(arch, builder, p
     assert not off.tag_tile[pieces(build, off).index("/") :].any()
 
 
+@pytest.mark.parametrize("arch", "xh")
+def test_a_question_about_one_tile_can_keep_its_turn_to_that_tile(arch, builder, png):
+    build = builder(arch, question_focus=True)
+    questions = ("<image>read row 2 of <tile_2>, please", "and here?", "<tile_1> or <tile_2>?", "<tile_1>")
+    talks = talk(*(text for turn in zip(questions, "BCDE", strict=True) for text in turn))
+    example = build.build(Sample("s", talks, (png(2, 1),)))
+    texts = pieces(build, example)
+    answer, row = texts.index("B"), texts.index(" row")
+    tag_at = row + next(i for i, tile in enumerate(example.tag_tile[row:]) if tile)
+    assert texts[tag_at : tag_at + len(tag("2"))] == tag("2")
+    assert set(example.tag_tile[tag_at : answer + 2].tolist()) == {2}  # up to the end of the answer
+    assert not example.tag_tile[answer + 3 : texts.index("C") + 1].any()  # the next turn names no tile
+    two = slice(texts.index("C") + 2, texts.index("D") + 2)
+    assert {int(t) for t in example.tag_tile[two]} == {0, 1, 2}  # and this one two: its tags read theirs alone
+    assert example.tag_tile[texts.index("D")] == 0 and example.tag_tile[texts.index("E")] == 1
+    prompt = build.prompt(talks[:1], [png(2, 1)])
+    assert prompt.tag_tile[-1] == 2  # so the tokens of an answer see that tile too
+    plain = builder(arch).build(Sample("s", talks, (png(2, 1),)))
+    assert plain.tag_tile[answer] == 0
+
+
 def test_every_token_that_touches_a_tag_counts(builder, png, qwen2_path):
     build = builder("x", tokenizer=qwen2_path)
     example = build.build(Sample("s", talk("<image>cafe\u0301 in <tile_2>?", "B"), (png(2, 1),)))

@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from nvlm_jax.config import ConfigError, InitConfig, InputConfig, MeshConfig
+from configs.nvlm import get_config
+from nvlm_jax.config import ConfigError, InitConfig, InputConfig, MeshConfig, RunConfig, from_mapping
 from nvlm_jax.convert import CheckpointError
 from nvlm_jax.convert.write import write_hf
 from nvlm_jax.parallel.mesh import make_mesh
@@ -37,19 +38,23 @@ def test_the_model_of_a_previous_stage(runs, caplog):
     assert "loaded decoder/layers/attention/q/kernel (2, 32, 32)" in caplog.text and "fresh  " not in caplog.text
 
 
-def test_gated_layers_that_begin_as_the_decoder_layers_behind_them(runs):
-    config = dataclasses.replace(runs.config, init=InitConfig(cross_attention="decoder"))
-    found, fresh = arrays(initial_model(config)), arrays(initial_model(runs.config))
-    every = config.model.cross_attention.every
+def test_gated_layers_that_begin_as_the_decoder_layers_behind_them():
+    """With the shipped tiny LLM, whose norms are trained."""
+    config = from_mapping(RunConfig, get_config("arch=x,size=tiny,stage=pretrain").to_dict())
+    found = arrays(initial_model(config))
     pairs = {("q",): ("attention", "q"), ("out",): ("attention", "out"), ("norm1",): ("norm1",), ("norm2",): ("norm2",)}
     pairs |= {("k",): ("attention", "k"), ("v",): ("attention", "v"), ("mlp", "down"): ("mlp", "down")}
+    norm = found["decoder", "layers", "norm1", "scale"]
+    assert np.ptp(norm) > 0.1
     for gated, behind in pairs.items():
         name = "scale" if "norm" in gated[0] else "kernel"
-        copy, source = found["cross_attention", "layers", *gated, name], fresh["decoder", "layers", *behind, name]
-        np.testing.assert_array_equal(copy, source[::every])
-    for gate in ("attention_gate", "mlp_gate"):
-        path = ("cross_attention", "layers", gate)
-        np.testing.assert_array_equal(found[path], fresh[path])
+        copy, source = found["cross_attention", "layers", *gated, name], found["decoder", "layers", *behind, name]
+        # Keys and values are of image tokens as they come; the decoder's are of normed states.
+        np.testing.assert_array_equal(copy, source * norm[:, :, None] if gated in (("k",), ("v",)) else source)
+    cross = config.model.cross_attention
+    gates = found["cross_attention", "layers", "attention_gate"]
+    np.testing.assert_allclose(gates, [cross.gate_init] * 3 + [cross.last_gate_init], rtol=1e-6)
+    np.testing.assert_allclose(found["cross_attention", "layers", "mlp_gate"], [cross.gate_init] * 4, rtol=1e-6)
 
 
 def test_dtypes_are_those_of_the_step(runs):
