@@ -193,7 +193,7 @@ def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
 
 # The tiny runs: not of the paper but for the two stages, what trains in each, and one tile first (T10).
 TINY_DATA_OPTIONS = {"pack_window": 256, "max_bad_share": 0.001}
-TINY_STEPS = {"pretrain": {"d": 140, "x": 180, "h": 200}, "sft": {"d": 280, "x": 220, "h": 260}}
+TINY_STEPS = {"pretrain": {"d": 120, "x": 180, "h": 200}, "sft": {"d": 380, "x": 220, "h": 260}}
 # Rows, tokens of each, tiles of each. Attention costs the more the longer a row: few pages a row. D holds its image
 # tokens in the row, X and H little or none of them.
 TINY_ROWS = {
@@ -226,7 +226,7 @@ def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
         data=_tiny_data(blend, tokens, tiles),
         optimizer=OptimizerConfig(
             learning_rate=4e-3 if pretrain else 1e-3,
-            min_learning_rate=1e-4,
+            min_learning_rate=2e-5,
             warmup_steps=20,
             beta2=0.98,
             weight_decay=0.05,
