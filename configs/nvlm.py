@@ -2,7 +2,8 @@
 
     arch   d | x | h
     size   tiny | 1b | 34b | 72b
-    stage  pretrain | sft, the paper's two; with size tiny also vision | llm-1 | llm-2 | llm-3 | llm: the backbones
+    stage  pretrain | sft, the paper's two; with size tiny also llm-1 | llm-2 | llm-3 | llm and vision-1 | vision: the
+           backbones
 
 The paper's values stand here verbatim, each with its table (T10 = Table 10, pretraining; T11 = Table 11, SFT). Any
 value can be changed on the command line, for example `--config.optimizer.learning_rate=3e-5`.
@@ -10,6 +11,7 @@ value can be changed on the command line, for example `--config.optimizer.learni
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import ml_collections
@@ -32,7 +34,7 @@ from nvlm_jax.config import (
 )
 
 SIZES = ("tiny", "1b", "34b", "72b")
-STAGES = ("pretrain", "sft", "vision", "llm-1", "llm-2", "llm-3", "llm")
+STAGES = ("pretrain", "sft", "llm-1", "llm-2", "llm-3", "llm", "vision-1", "vision")
 TINY_ASSETS = "nvlm_jax/assets/tiny"
 TINY_DATA = "runs/data"
 
@@ -49,6 +51,7 @@ YI_34B = DecoderConfig(
     rope_theta=5e6,
     norm_eps=1e-5,
     qkv_bias=False,
+    max_positions=4096,
 )
 # Not of the paper: the shapes of InternViT-300M and Qwen2-0.5B, for one accelerator.
 VIT_300M = VisionConfig(width=1024, layers=24, heads=16, head_dim=64, ff=4096)
@@ -63,9 +66,10 @@ TINY_VISION = VisionConfig(
     image_size=64, patch_size=16, width=128, layers=4, heads=4, head_dim=32, ff=512, layer_scale_init=1.0
 )
 TINY_PIXEL_SHUFFLE = 1
-# From gates at 0 the first steps turn a gate's sign back and forth, and what is behind it learns nothing meanwhile:
-# thousands of steps do not notice, a few hundred do. Gates above 0.1 drown the small embeddings of so narrow a decoder.
-TINY_GATE_INIT = 0.03
+# Tanh gates: of all layers, and of the last layer's attention. From 0 the first steps turn a gate's sign back and
+# forth, and what is behind it learns nothing meanwhile: thousands of steps do not notice, a few hundred do. Gates above
+# 0.1 drown the small embeddings of so narrow a decoder; but it looks things up in its last layer, which begins open.
+TINY_GATES = (0.1, 0.8)
 TINY_DECODER = DecoderConfig(
     vocab_size=512, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, ff=384, rope_theta=1e4
 )
@@ -122,9 +126,9 @@ def get_config(argument: str = "arch=d,size=tiny,stage=sft") -> ml_collections.C
         ConfigError: an unknown or missing key or value in `argument`.
     """
     choice = _parse(argument)
-    make = _tiny_vision if choice["stage"] == "vision" else _tiny_llm if choice["stage"] in LLM_STAGES else _paper_run
-    if choice["size"] == "tiny" and make is _paper_run:
-        make = _tiny_run
+    make = _tiny_run if choice["size"] == "tiny" else _paper_run
+    make = {"vision-1": _tiny_reader, "vision": _tiny_vision}.get(choice["stage"], make)
+    make = _tiny_llm if choice["stage"] in LLM_STAGES else make
     return ml_collections.ConfigDict(to_mapping(make(**choice)))
 
 
@@ -142,10 +146,10 @@ def _parse(argument: str) -> dict[str, str]:
     return choice
 
 
-def model_config(arch: str, size: str, gate_init: float = 0.0, **changes: object) -> ModelConfig:
+def model_config(arch: str, size: str, gates: tuple[float, float] = (0.0, 0.0), **changes: object) -> ModelConfig:
     """The model of one architecture at one size."""
     vision, decoder, projector_width, every = BACKBONES[size]
-    cross = CrossAttentionConfig(every, gate_init, tag_embeddings=SFT_TILES if arch == "h" else 0)
+    cross = CrossAttentionConfig(every, *gates, tag_embeddings=SFT_TILES if arch == "h" else 0)
     return ModelConfig(
         arch=arch,
         vision=vision,
@@ -189,23 +193,21 @@ def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
 
 # The tiny runs: not of the paper but for the two stages, what trains in each, and one tile first (T10).
 TINY_DATA_OPTIONS = {"pack_window": 256, "max_bad_share": 0.001}
-TINY_STEPS = {"pretrain": {"d": 330, "x": 260, "h": 200}, "sft": {"d": 240, "x": 220, "h": 220}}
-# D has learned its bridge when fine-tuning begins, X and H have not.
-TINY_SFT_LEARNING_RATE = {"d": 7e-4, "x": 2e-3, "h": 2e-3}
+TINY_STEPS = {"pretrain": {"d": 140, "x": 180, "h": 200}, "sft": {"d": 280, "x": 220, "h": 260}}
 # Rows, tokens of each, tiles of each. Attention costs the more the longer a row: few pages a row. D holds its image
 # tokens in the row, X and H little or none of them.
 TINY_ROWS = {
-    "pretrain": {"d": (4, 464, 4), "x": (8, 256, 2), "h": (8, 272, 7)},
+    "pretrain": {"d": (4, 464, 4), "x": (8, 256, 5), "h": (8, 272, 9)},
     "sft": {"d": (7, 384, 7), "x": (8, 272, 7), "h": (8, 272, 7)},
 }
-# Reading a tile out is what D's frozen LLM can do with image tokens in its row; the gated layers of X and H learn it
-# last, so they begin with questions. H needs several tiles: an only one is in its decoder and not in those layers.
+# Of pages of one tile, as in the paper (T10), but for H: an only tile is in H's decoder and not in its gated layers.
+# X and H are asked for everything on a page at once: what could be copied from an earlier answer teaches them nothing.
 TINY_PRETRAIN_BLEND = {
     "d": (("caption-1", 1.0),),
     "x": (("qa-1", 1.0),),
-    "h": (("caption-1", 0.3), ("qa", 0.7)),
+    "h": (("qa-2", 1.0),),
 }
-TINY_SFT_BLEND = (("qa", 0.85), ("text", 0.15))
+TINY_SFT_BLEND = (("qa", 0.8), ("text", 0.2))
 
 
 def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
@@ -217,13 +219,13 @@ def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
         model=_tiny_model(arch),
         # Unlike the paper's pretraining, with the chat template: the tiny LLM last learned that form and, frozen, reads
         # nothing in another. (Projector alone, D: loss 0.49 after 120 steps with it, above 2.6 after 220 without.)
-        inputs=InputConfig(tokenizer=TINY_ASSETS),
+        inputs=InputConfig(tokenizer=TINY_ASSETS, question_focus=True),
         init=InitConfig(vision=TINY_ASSETS, llm=TINY_ASSETS, cross_attention="" if arch == "d" else "decoder")
         if pretrain
         else InitConfig(checkpoint=f"runs/nvlm-{arch}-tiny-pretrain"),
         data=_tiny_data(blend, tokens, tiles),
         optimizer=OptimizerConfig(
-            learning_rate=4e-3 if pretrain else TINY_SFT_LEARNING_RATE[arch],
+            learning_rate=4e-3 if pretrain else 1e-3,
             min_learning_rate=1e-4,
             warmup_steps=20,
             beta2=0.98,
@@ -238,16 +240,32 @@ def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
     )
 
 
-def _tiny_vision(arch: str, size: str, stage: str) -> RunConfig:
-    """Teach the tiny encoder to read: for each image token its glyph and the word, number or bar it belongs to."""
-    tokens, tiles = 14 * 16 * 5, 14  # tiles, tokens of a tile, labels of each
+def _tiny_reader(arch: str, size: str, stage: str) -> RunConfig:
+    """Teach the tiny encoder to read: for each image token its glyph, its neighbours and what they belong to."""
+    tokens, tiles = 14 * 16 * 7, 14  # tiles, tokens of a tile, labels of each
     return RunConfig(
-        name="tiny-vision",
-        model=_tiny_model("d", dense_labels=5),
+        name="tiny-vision-1",
+        model=_tiny_model("d", dense_labels=7),
         inputs=InputConfig(tokenizer=TINY_ASSETS, template="dense"),
         data=_tiny_data([("dense", 1.0)], tokens, tiles),
         optimizer=OptimizerConfig(3e-3, 3e-5, 100, 0.9, 0.98, weight_decay=0.05),
         train=TrainConfig(steps=3000, batch_rows=4, trainable=("vision", "norm", "head"), checkpoint_every=250),
+    )
+
+
+def _tiny_vision(arch: str, size: str, stage: str) -> RunConfig:
+    """Let the tiny encoder learn on through NVLM-X and the frozen tiny LLM, whose gated layers are then thrown away.
+
+    InternViT-6B-448px-V1-5, too, was last trained together with an LLM (that of InternVL 1.5).
+    """
+    run = _tiny_run("x", size, "pretrain")
+    return dataclasses.replace(
+        run,
+        data=_tiny_data((("aligned", 1.0),), *TINY_ROWS["pretrain"]["x"][1:]),
+        name="tiny-vision",
+        init=dataclasses.replace(run.init, vision="runs/assets/vision-1", llm="runs/assets/llm"),
+        optimizer=dataclasses.replace(run.optimizer, learning_rate=2e-3, min_learning_rate=2e-5),
+        train=dataclasses.replace(run.train, steps=1300, trainable=("vision", *run.train.trainable)),
     )
 
 
@@ -278,8 +296,8 @@ def _tiny_llm(arch: str, size: str, stage: str) -> RunConfig:
 
 
 def _tiny_model(arch: str, **changes: object) -> ModelConfig:
-    how = {"dtype": "float32", "frozen_dtype": "float32", "remat": "none", "unroll": 4}
-    return model_config(arch, "tiny", TINY_GATE_INIT, pixel_shuffle=TINY_PIXEL_SHUFFLE, **how, **changes)
+    changes |= {"dtype": "float32", "frozen_dtype": "float32", "remat": "none", "unroll": 4}
+    return model_config(arch, "tiny", TINY_GATES, pixel_shuffle=TINY_PIXEL_SHUFFLE, **changes)
 
 
 def _tiny_data(blend: Sequence[tuple[str, float]], tokens: int, tiles: int) -> DataConfig:

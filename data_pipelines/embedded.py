@@ -36,12 +36,15 @@ class Embedded:
 
 
 ONE_TILE = {"grids": ((1, 1),)}
+TWO_TILES = {"grids": tuple(grid for grid in GRIDS if grid[0] * grid[1] == 2)}
 THREE_TILES = {"grids": tuple(grid for grid in GRIDS if grid[0] * grid[1] <= 3)}
 DESCRIBED = {"reads": 1, "lists": 2, "scramble": 0.5}
 DATASETS = {
-    "caption-1": Embedded("qa", "train", 6000, ONE_TILE | {"reads": 1, "questions": 1}),
-    "qa-1": Embedded("qa", "train", 8000, ONE_TILE | {"lists": 1, "questions": 2}),
-    "qa": Embedded("qa", "train", 6000),
+    "caption-1": Embedded("qa", "train", 3000, ONE_TILE | {"reads": 1, "questions": 1}),
+    "aligned": Embedded("qa", "train", 24000, ONE_TILE | {"lists": 1, "questions": 0}),
+    "qa-1": Embedded("qa", "train", 6000, ONE_TILE | {"lists": 1, "questions": 0}),
+    "qa-2": Embedded("qa", "train", 5000, TWO_TILES | {"lists": 1, "questions": 0}),
+    "qa": Embedded("qa", "train", 4000),
     "text": Embedded("text", "train", 12000, {"questions": 4}),
     "described-1": Embedded("described", "train", 20000, DESCRIBED | ONE_TILE),
     "described-3": Embedded("described", "train", 20000, DESCRIBED | THREE_TILES),

@@ -24,6 +24,7 @@ from nvlm_jax import inputs as inputs_package
 from nvlm_jax.config import InputConfig, ModelConfig, to_mapping
 from nvlm_jax.inputs.batch import Sample
 from nvlm_jax.inputs.errors import ImageError
+from nvlm_jax.inputs.own_template import read_template, token_names
 from nvlm_jax.inputs.tiling import choose_grid, image_size, tile_count
 
 INDEX = "index.parquet"
@@ -136,6 +137,9 @@ def builder_key(inputs: InputConfig, model: ModelConfig) -> str:
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     tokenizer = pathlib.Path(inputs.tokenizer)
     digest.update((tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer).read_bytes())
+    if inputs.template == "checkpoint":
+        directory = tokenizer if tokenizer.is_dir() else tokenizer.parent
+        digest.update(json.dumps([read_template(directory), token_names(directory)]).encode())
     for file in sorted(pathlib.Path(inputs_package.__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

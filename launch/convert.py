@@ -37,6 +37,9 @@ def main(argv: list[str]) -> None:
     importing, exporting = (FROM_HF.value, OUT.value), (TO_HF.value, CHECKPOINT.value)
     if (all(importing), any(exporting)) != (True, False) and (all(exporting), any(importing)) != (True, False):
         raise app.UsageError("give either --from_hf and --out, or --to_hf and --checkpoint")
+    only_export = ("step", "part", "dtype", "dummy_heads", "like")
+    if FROM_HF.value and (given := [f"--{name}" for name in only_export if flags.FLAGS[name].present]):
+        raise app.UsageError(f"{', '.join(given)}: of an export, --to_hf; an import keeps what the source has")
     start = time.perf_counter()
     try:
         if FROM_HF.value:
@@ -51,7 +54,7 @@ def main(argv: list[str]) -> None:
                 dummy_heads=DUMMY_HEADS.value,
                 like=LIKE.value,
             )
-    except (CheckpointError, ConfigError) as error:
+    except (CheckpointError, ConfigError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{run.name} -> {OUT.value or TO_HF.value} in {time.perf_counter() - start:.1f} s")
 

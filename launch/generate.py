@@ -45,6 +45,8 @@ def main(argv: list[str]) -> None:
             chat(model, IMAGES.value)
     except (CheckpointError, ConfigError, BadSample, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped")
 
 
 def answer(model: LoadedModel, messages: Sequence[Message], images: Sequence[str]) -> str:
@@ -60,11 +62,17 @@ def answer(model: LoadedModel, messages: Sequence[Message], images: Sequence[str
 
 def chat(model: LoadedModel, images: Sequence[str]) -> None:
     """Ask and answer in turn until an empty line or the end of the input."""
+    model.builder.prompt(with_placeholders("?", len(images)), images)  # an unusable image ends it before it begins
     messages: list[Message] = []
     while question := _read_line():
-        messages = with_placeholders([*messages, Message("user", question)], len(images))
+        asked = with_placeholders([*messages, Message("user", question)], len(images))
+        try:
+            text = answer(model, asked, images)
+        except BadSample as error:  # a question that cannot be asked is not part of the conversation
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            continue
         # An answer may be empty; the template has no place for that in a history.
-        messages.append(Message("assistant", answer(model, messages, images).strip() or "..."))
+        messages = [*asked, Message("assistant", text.strip() or "...")]
 
 
 def _read_line() -> str:

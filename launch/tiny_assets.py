@@ -2,8 +2,8 @@
 
     python -m launch.tiny_assets [--workdir=runs/assets]
 
-Makes the data, trains the stage vision and those of LLM_STAGES in configs/nvlm.py (each goes on where it was stopped;
-finished ones are left as they are), and writes both parts as one directory in the released Hugging Face layout.
+Makes the data, trains the stages of LLM_STAGES, vision-1 and vision of configs/nvlm.py (each goes on where it was
+stopped; finished ones are left as they are), and writes both parts as one directory in the released layout.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from data_pipelines import embedded
 from nvlm_jax.convert.write import write_hf
 from nvlm_jax.training.checkpoints import restore_model
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/assets", "directory of the three runs")
-STAGES = ("vision", *LLM_STAGES)
+WORKDIR = flags.DEFINE_string("workdir", "runs/assets", "directory of the runs")
+STAGES = (*LLM_STAGES, "vision-1", "vision")
 
 
 def main(argv: list[str]) -> None:
@@ -35,8 +35,9 @@ def main(argv: list[str]) -> None:
     embedded.prepare(TINY_DATA, list(names))
     for stage in STAGES:
         command = [f"--config=configs/nvlm.py:stage={stage}", f"--workdir={root / stage}"]
-        if before := LLM_STAGES.get(stage, ("",))[0]:
-            command.append(f"--config.init.checkpoint={root / before}")
+        for key in ("checkpoint", "vision", "llm"):
+            if before := configs[stage].init[key]:
+                command.append(f"--config.init.{key}={root / pathlib.Path(before).name}")
         subprocess.run([sys.executable, "-m", "launch.train", *command], check=True)
     write(root / "vision", root / "llm", pathlib.Path(TINY_ASSETS))
 

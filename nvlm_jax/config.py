@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 
 ARCHS = ("d", "x", "h")
 TILE_TAGS = ("none", "1d", "grid", "box")
-TEMPLATES = ("chatml", "plain", "dense")
+TEMPLATES = ("chatml", "plain", "checkpoint", "dense")
 REMATS = ("none", "dots", "full")
 CROSS_ATTENTION_INITS = ("", "decoder")
+# Keys of earlier versions, as saved with checkpoints.
+RENAMED = {"joined_image_prefix": "joined_as_released_hf"}
 T = TypeVar("T")
 
 
@@ -58,6 +60,8 @@ class DecoderConfig:
     norm_eps: float = 1e-6
     qkv_bias: bool = True
     tied_embeddings: bool = False
+    max_positions: int = 32768  # as the backbone's config.json says; a limit only where there is a factor
+    rope_scaling_factor: float = 0.0  # of "dynamic" RoPE scaling, felt beyond max_positions alone; 0 = none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,8 @@ class CrossAttentionConfig:
     """Gated cross-attention (NVLM-X and NVLM-H): one layer before every `every` decoder layers."""
 
     every: int = 8
-    gate_init: float = 0.0  # of both tanh gates
+    gate_init: float = 0.0  # of both tanh gates of a layer
+    last_gate_init: float = 0.0  # of the last layer's attention gate instead
     tag_embeddings: int = 0  # NVLM-H: rows of the learned table of tile tags that join the keys; 0 = no table
 
 
@@ -103,10 +108,13 @@ class InputConfig:
     thumbnail_tag: str = "<tile_global_thumbnail>"  # <tile_global> with Yi
     image_token: str = "<|vision_pad|>"
     end_token: str = "<|im_end|>"
-    template: str = "chatml"  # chatml (SFT) | plain (pretraining: image block, prompt, answer) | dense (encoder labels)
-    system: str = "Follow the user's instruction and answer questions."  # empty = no system turn
-    joined_image_prefix: bool = False  # True tokenizes "<Image><tile_1>" as one string, as the released HF code does
+    # chatml (SFT) | plain (pretraining: image block, prompt, answer) | checkpoint (the template beside the tokenizer) |
+    # dense (encoder labels)
+    template: str = "chatml"
+    system: str = "Follow the user's instruction and answer questions."  # empty = none, or the checkpoint's own
+    joined_as_released_hf: bool = False  # "<Image><tile_1>" tokenized as one string, as the released HF code serves it
     question_tags: bool = True  # a tag in a user's text reads its tile in cross-attention as the block's own tags do
+    question_focus: bool = False  # and where a question names one tile, so does the rest of its turn, answer included
     max_images: int = 8  # of one sample
 
 
@@ -217,7 +225,7 @@ def to_mapping(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):
-        return [to_mapping(v) for v in value]
+        return tuple(to_mapping(v) for v in value)
     return value
 
 
@@ -287,6 +295,7 @@ def _build(cls: type, mapping: Any, prefix: str, faults: list[str]) -> Any:
     names = [f.name for f in dataclasses.fields(cls)]
     kwargs = {}
     for key, value in mapping.items():
+        key = RENAMED.get(key, key)
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
             faults.append(f"{prefix}{key}: no such key; did you mean {prefix}{near[0]}?")

@@ -123,9 +123,10 @@ class LoadedModel:
             float32 [S, V].
 
         Raises:
-            ValueError: see `example_from_tokens`.
+            ValueError: see `example_from_tokens`; or more tokens than a checkpoint with RoPE scaling has positions.
         """
         example = self._given(tokens, tiles)
+        self._check_length(len(example.tokens))
         room, tile_room = rounded(len(example.tokens), SMALLEST_ROW), rounded(len(example.tiles), 1)
         batch = pack_batch([[example]], room, tile_room, self.config.vision.image_size, self.config.tokens_per_tile)
         with self._precision():
@@ -177,6 +178,7 @@ class LoadedModel:
             BadSample: an unusable image or conversation.
         """
         example = self.builder.prompt(with_placeholders(messages, len(images)), images)
+        self._check_length(len(example.tokens) + max_new_tokens)
         text = AnswerText(self.builder.tokenizer, stop)
         sampling = Sampling(temperature, top_p, top_k, seed)
         request = Request(example, max_new_tokens, sampling, until=text.until if stop else None)
@@ -188,13 +190,18 @@ class LoadedModel:
         self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None = None, max_new_tokens: int = 256
     ) -> list[int]:
         """The most likely continuation, without the end token. `tokens` and `tiles` as for `logits`."""
-        return self.engine.generate([Request(self._given(tokens, tiles), max_new_tokens)])[0].tokens
+        example = self._given(tokens, tiles)
+        self._check_length(len(example.tokens) + max_new_tokens)
+        return self.engine.generate([Request(example, max_new_tokens)])[0].tokens
 
     @functools.cached_property
     def builder(self) -> ExampleBuilder:
         """Turns conversations into prompts. Raises ValueError where the checkpoint has no tokenizer."""
         if not self.inputs.tokenizer:
-            raise ValueError("the checkpoint has no tokenizer.json; use generate_tokens, which takes ids")
+            raise ValueError(
+                "the checkpoint has no tokenizer.json; use generate_tokens, which takes ids, or make one from "
+                "vocab.json and merges.txt with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            )
         return ExampleBuilder(self.inputs, self.config)
 
     @functools.cached_property
@@ -220,6 +227,14 @@ class LoadedModel:
     def _given(self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None) -> Example:
         tokenizer = self.builder.tokenizer if self.inputs.tokenizer else None
         return example_from_tokens(tokens, tiles, self.config, self.inputs, tokenizer, self.image_token_id)
+
+    def _check_length(self, tokens: int) -> None:
+        decoder = self.config.decoder
+        if decoder.rope_scaling_factor and tokens > decoder.max_positions:
+            raise ValueError(
+                f"tokens: {tokens} with those to come; at most {decoder.max_positions}, beyond which the checkpoint's "
+                "dynamic RoPE scaling would apply, which is not implemented"
+            )
 
     def _precision(self) -> contextlib.AbstractContextManager:
         full = self.config.dtype == "float32"

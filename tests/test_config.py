@@ -1,9 +1,12 @@
 """Plain mappings become checked dataclasses: every fault at once, each with its key and what would be right."""
 
+import json
+
 import pytest
 
 from configs.nvlm import get_config
-from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
+from nvlm_jax.config import ConfigError, InputConfig, RunConfig, from_mapping, to_mapping
+from nvlm_jax.training.workdir import open_workdir
 
 
 def changed(argument="arch=d,size=tiny,stage=pretrain", **values):
@@ -68,7 +71,7 @@ CROSS = {"every": 1, "gate_init": 0.0, "tag_embeddings": 0}
         ("arch=d", {"model__arch": "q"}, "model.arch: 'q' is none of d, x, h"),
         ("arch=d", {"inputs__max_tiles": 0}, "inputs.max_tiles: 0 tiles an image; at least 1"),
         ("arch=d", {"inputs__tile_tags": "2d"}, "inputs.tile_tags: '2d' is none of none, 1d, grid, box"),
-        ("arch=d", {"inputs__template": "chat"}, "inputs.template: 'chat' is none of chatml, plain, dense"),
+        ("arch=d", {"inputs__template": "chat"}, "inputs.template: 'chat' is none of chatml, plain, checkpoint, dense"),
         ("arch=d", {"model__remat": "some"}, "model.remat: 'some' is none of none, dots, full"),
         ("arch=d", {"inputs__template": "dense"}, "model.dense_labels: 0 with inputs.template 'dense'"),
         ("arch=d", {"init__checkpoint": "runs/a"}, "init.checkpoint: is the whole model; leave init.vision, init.llm"),
@@ -85,3 +88,18 @@ CROSS = {"every": 1, "gate_init": 0.0, "tag_embeddings": 0}
 def test_combinations_that_cannot_run(argument, values, message):
     found = faults(changed(f"{argument},size=tiny,stage=pretrain", **values))
     assert sum(line.startswith(message) for line in found) == 1 and len(found) <= 2
+
+
+def test_keys_of_earlier_versions_are_still_read():
+    assert from_mapping(InputConfig, {"joined_image_prefix": True}).joined_as_released_hf
+
+
+def test_a_workdir_of_an_earlier_version_goes_on(tmp_path):
+    open_workdir(tmp_path, RunConfig())
+    record = json.loads((tmp_path / "config.json").read_text())
+    record["config"]["inputs"]["joined_image_prefix"] = record["config"]["inputs"].pop("joined_as_released_hf")
+    del record["config"]["model"]["decoder"]["max_positions"]
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    open_workdir(tmp_path, RunConfig())
+    with pytest.raises(ConfigError, match=r"seed: 0 there, 1 now"):
+        open_workdir(tmp_path, RunConfig(seed=1))

@@ -27,14 +27,14 @@ TOKENIZER = "nvlm_jax/assets/tiny"
 QUESTION = [{"role": "user", "content": "<image>\nwhat is in <tile_2>?"}]
 
 
-@pytest.fixture(scope="module", params=["hf", "workdir", "step"])
+@pytest.fixture(scope="module", params=["hf", "checkpoints", "step"])
 def loaded(request, tmp_path_factory):
-    """The golden model from its directory, from an imported checkpoint, and from one step of that."""
+    """The golden model from its directory, from an imported checkpoint's folder of steps, and from one step of that."""
     path = golden.DIRECTORY
     if request.param != "hf":
         path = tmp_path_factory.mktemp("imported")
         import_hf(golden.DIRECTORY, path)
-    return nvlm_jax.load(path / "checkpoints" / "0" if request.param == "step" else path)
+    return nvlm_jax.load(path / {"hf": "", "checkpoints": "checkpoints", "step": "checkpoints/0"}[request.param])
 
 
 @pytest.mark.parametrize("case", golden.CASES)

@@ -8,7 +8,8 @@ A page for grid (cols, rows) is cols x rows tiles of 4 x 4 cells, one glyph a ce
     bar      2 columns of all 4 lines, two bars to a tile:  4 7 / body / body / [p] .
 
 Each cell has one symbol: A-Z, 0-9, a-z (a boxed label), '.' (blank), '#' (a bar's body). `described` gives a tile as
-its 16 symbols row by row; `dense` adds to each cell the symbols of the element that it belongs to.
+its 16 symbols row by row; `dense` adds to each cell the symbols of the element that it belongs to, and those that are
+read before and after its own.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Element:
     scans: tuple[int, ...] = ()  # the handwritten digits used
 
     def cells(self) -> Iterator[tuple[int, int, str, str]]:
-        """Row and column in the tile, own symbol and the element's 4 symbols, of each of its cells."""
+        """Row and column in the tile, own symbol, and the 6 symbols that place it, of each of its cells.
+
+        The 6 are the element's 4 and those that are read before and after this one: `kFOX` is read k, F, O, X.
+        """
         if self.kind in ("word", "number"):
             rows, summaries = [self.label + self.text], [self.label + self.text]
         elif self.kind == "table":
@@ -57,9 +61,11 @@ class Element:
             upper = BODY if 2 * int(self.text) > FULL_BAR else BLANK  # does the bar reach into the upper row
             rows = [self.text, upper * 2, BODY * 2, self.label + BLANK]
             summaries = [self.label + self.text + BLANK] * CELLS
+        order = [[1, 2], [None] * 2, [None] * 2, [0, None]] if self.kind == "bar" else [range(CELLS)] * 2
         for row, (symbols, summary) in enumerate(zip(rows, summaries, strict=True)):
             for column, symbol in enumerate(symbols):
-                yield self.row + row, self.column + column, symbol, summary
+                context = summary + _neighbours(summary, order[row][column])
+                yield self.row + row, self.column + column, symbol, context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +88,24 @@ class Page:
         return ["".join(cell[0] for cell in tile) for tile in self.dense()]
 
     def dense(self) -> list[list[str]]:
-        """As `described`, with 5 symbols a cell: its own, then the 4 of its element.
+        """As `described`, with 7 symbols a cell: its own, the 4 of its element, those read before and after its own.
 
         >>> Page((1, 1), (Element("word", 0, 1, 0, "FOX", "k"),)).dense()[0][3:7]
-        ['.....', 'kkFOX', 'FkFOX', 'OkFOX']
+        ['.......', 'kkFOX.F', 'FkFOXkO', 'OkFOXFX']
         """
-        tiles = [[BLANK * 5] * CELLS**2 for _ in range(self.tiles)]
+        tiles = [[BLANK * 7] * CELLS**2 for _ in range(self.tiles)]
         for element in self.elements:
             for row, column, symbol, summary in element.cells():
                 tiles[element.tile][row * CELLS + column] = symbol + summary
-        return tiles + [[THUMBNAIL * 5] * CELLS**2] * (self.tiles > 1)
+        return tiles + [[THUMBNAIL * 7] * CELLS**2] * (self.tiles > 1)
+
+
+def _neighbours(summary: str, place: int | None) -> str:
+    """What is read before and after the symbol at `place` of an element's text; None for what is not read."""
+    if place is None:
+        return BLANK * 2
+    padded = BLANK + summary + BLANK
+    return padded[place] + padded[place + 2]
 
 
 def layout(rng: random.Random, split: str, grids: Sequence[tuple[int, int]] = GRIDS) -> Page:

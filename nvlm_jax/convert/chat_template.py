@@ -1,21 +1,25 @@
-"""Chat templates of checkpoints: read for what they say in the default, written as `inputs/chat.py` renders."""
+"""Chat templates of checkpoints: read for how conversations are to be rendered, written as `inputs/chat.py` does it."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from nvlm_jax.config import InputConfig
-from nvlm_jax.convert.shards import CheckpointError, read_json
+from nvlm_jax.convert.shards import CheckpointError
+from nvlm_jax.inputs import own_template
 from nvlm_jax.inputs.batch import Message
 from nvlm_jax.inputs.chat import render, turns
+from nvlm_jax.inputs.own_template import CONFIG, FILE, PROBE, OwnTemplate, read_template
+from nvlm_jax.inputs.tokenizer import Tokenizer
 
-FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
+__all__ = ["CONFIG", "FILE", "agrees", "chatml_text", "conversing", "render_template", "write_template"]
+
+TOKENIZER = "tokenizer.json"
 # ChatML. The default system message stands where the conversation has none.
 CHATML = (
     "{% if messages[0]['role'] != 'system' and default_system %}"
@@ -23,8 +27,7 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + 'END\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-PROBE = (Message("user", "first"), Message("assistant", "second"), Message("user", "third"))
-log = logging.getLogger(__name__)
+WHOLE = (Message("system", " zeroth "), *PROBE[:2])  # a conversation that is complete, and has a system message
 
 
 def write_template(inputs: InputConfig) -> str:
@@ -33,42 +36,46 @@ def write_template(inputs: InputConfig) -> str:
     return system + CHATML.replace("END", inputs.end_token)
 
 
-def read_template(directory: str | Path) -> str | None:
-    """The template of a checkpoint directory; None if it has none."""
-    directory = Path(directory)
-    if (directory / FILE).exists():
-        return (directory / FILE).read_text(encoding="utf-8")
-    template = read_json(directory / CONFIG).get("chat_template") if (directory / CONFIG).exists() else None
-    if isinstance(template, list):  # several by name
-        template = next((t.get("template") for t in template if t.get("name") == "default"), None)
-    return template
+def conversing(directory: str | Path, inputs: InputConfig) -> InputConfig:
+    """`inputs` with the template, system text and end token of a checkpoint directory's chat template, if it has one.
 
+    ChatML is rendered by `inputs/chat.py`, with the system text that the template gives a conversation without one; any
+    other template by itself (`inputs.template: checkpoint`).
 
-def system_text(directory: str | Path, inputs: InputConfig) -> str:
-    """The system text that a checkpoint's chat template gives a conversation without one.
-
-    A checkpoint without a template, or whose template is not ChatML, keeps `inputs.system`; the latter with a warning,
-    for a conversation is then rendered otherwise than its template says.
+    Raises:
+        CheckpointError, ConfigError: a template that cannot be rendered, or ends answers with no special token.
     """
     template = read_template(directory)
     if template is None:
-        return inputs.system
+        return inputs
     text = render_template(template, PROBE, prompt=True, where=directory)
     start, end = "<|im_start|>system\n", f"{inputs.end_token}\n<|im_start|>user\n"
     system = text.removeprefix(start).partition(end)[0] if text.startswith(start) else ""
-    if text != chatml_text(PROBE, system, inputs.end_token, prompt=True):
-        log.warning("%s: its chat template is not ChatML; conversations are rendered as ChatML all the same", directory)
-        return inputs.system
-    return system
+    chatml = dataclasses.replace(inputs, template="chatml", system=system)
+    if agrees(directory, chatml):
+        return chatml
+    if not (Path(directory) / TOKENIZER).exists():  # nothing to converse with
+        return inputs
+    try:
+        tokenizer = Tokenizer(directory)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    return dataclasses.replace(inputs, template="checkpoint", system="", end_token=OwnTemplate(tokenizer).end_token())
 
 
 def agrees(directory: str | Path, inputs: InputConfig) -> bool:
-    """Whether a directory has a chat template, and it renders conversations as the model was trained on them."""
+    """Whether a directory has a chat template, and it renders conversations as ChatML with the text of `inputs`."""
     template = read_template(directory)
     if template is None:
         return False
-    text = render_template(template, PROBE, prompt=True, where=directory)
-    return text == chatml_text(PROBE, inputs.system, inputs.end_token, prompt=True)
+    try:
+        return all(
+            render_template(template, talk, prompt, where=directory)
+            == chatml_text(talk, inputs.system, inputs.end_token, prompt)
+            for talk, prompt in ((PROBE, True), (WHOLE, False))
+        )
+    except CheckpointError:  # one that takes no system message
+        return False
 
 
 def chatml_text(messages: Sequence[Message], system: str, end_token: str, prompt: bool) -> str:
@@ -78,14 +85,13 @@ def chatml_text(messages: Sequence[Message], system: str, end_token: str, prompt
 
 
 def render_template(template: str, messages: Sequence[Message], prompt: bool, where: str | Path) -> str:
-    """A conversation by a Jinja template, in a sandbox: templates come with checkpoints and are not trusted.
+    """A conversation by a Jinja template of the directory `where`.
 
     Raises:
         CheckpointError: the template has an error.
     """
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     plain = [{"role": m.role, "content": m.content} for m in messages]
     try:
-        return environment.from_string(template).render(messages=plain, add_generation_prompt=prompt)
+        return own_template.render_template(template, plain, prompt, own_template.token_names(where))
     except (jinja2.TemplateError, TypeError) as error:
         raise CheckpointError(f"{where}: its chat template cannot be rendered: {error}") from error

@@ -7,11 +7,12 @@ it stands here, and a setting that would change what the model computes and that
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nvlm_jax.config import (
+    TILE_TAGS,
     ConfigError,
     CrossAttentionConfig,
     DecoderConfig,
@@ -22,7 +23,7 @@ from nvlm_jax.config import (
     from_mapping,
     run_faults,
 )
-from nvlm_jax.convert.chat_template import system_text
+from nvlm_jax.convert.chat_template import conversing
 from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards, read_json
 
 CONFIG = "config.json"
@@ -48,7 +49,7 @@ def architecture(config: Mapping[str, Any], path: str | Path) -> str:
     Raises:
         CheckpointError: it is none that we read, for example one that needs code of the checkpoint to be run.
     """
-    names = config.get("architectures") or ["none"]
+    names = _architectures(config) or ["none"]
     known = [*MODELS, *VISION_MODELS, *LLM_MODELS]
     if names[0] not in known:
         remote = " (its `auto_map` asks for code of the checkpoint to be run, which we never do)"
@@ -72,7 +73,7 @@ def config_from_hf(path: str | Path) -> tuple[ModelConfig, InputConfig]:
     name = architecture(config, path)
     if name not in MODELS:
         raise CheckpointError(f"{path / CONFIG}: {name} is a single backbone; expected one of {', '.join(MODELS)}")
-    own = config.get(OWN_KEY, {})
+    own = _section(config, OWN_KEY, path) if OWN_KEY in config else {}
     dtype = dtype_from_hf(config)
     cross = own.get("cross_attention")
     model = ModelConfig(
@@ -127,22 +128,24 @@ def vision_from_hf(config: Mapping[str, Any], path: str | Path, image_size: int 
     Raises:
         CheckpointError: a missing key, or a setting that we do not have.
     """
-    get = _getter(config, "vision_config", path)
+    forced = {} if image_size is None else {"image_size": image_size}
+    get = _Getter({**config, **forced}, "vision_config", path)
     _require(get("norm_type", "rms_norm"), ("rms_norm",), "vision_config.norm_type", path)
     _require(get("hidden_act", "gelu"), ("gelu",), "vision_config.hidden_act", path)
     _require(get("num_channels", 3), (3,), "vision_config.num_channels", path)
+    width, heads = get.size("hidden_size"), get.size("num_attention_heads")
     return VisionConfig(
-        image_size=image_size or get("image_size"),
-        patch_size=get("patch_size"),
-        width=get("hidden_size"),
-        layers=get("num_hidden_layers"),
-        heads=get("num_attention_heads"),
-        head_dim=get("hidden_size") // get("num_attention_heads"),
-        ff=get("intermediate_size"),
-        norm_eps=float(get("layer_norm_eps", 1e-6)),
-        qk_norm=get("qk_normalization", True),
-        qkv_bias=get("qkv_bias", False),
-        layer_scale_init=float(get("initializer_factor", 0.1)),
+        image_size=get.size("image_size"),
+        patch_size=get.size("patch_size"),
+        width=width,
+        layers=get.size("num_hidden_layers"),
+        heads=heads,
+        head_dim=width // heads,
+        ff=get.size("intermediate_size"),
+        norm_eps=get.number("layer_norm_eps", 1e-6),
+        qk_norm=get.flag("qk_normalization", True),
+        qkv_bias=get.flag("qkv_bias", False),
+        layer_scale_init=get.number("initializer_factor", 0.1, zero=True),  # of fresh weights alone
     )
 
 
@@ -154,28 +157,31 @@ def decoder_from_hf(config: Mapping[str, Any], path: str | Path) -> DecoderConfi
     Raises:
         CheckpointError: a missing key, or a setting that we do not have.
     """
-    get = _getter(config, "llm_config", path)
+    get = _Getter(config, "llm_config", path)
     by_type = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}.get(config.get("model_type"), "none")
-    name = (config.get("architectures") or [by_type])[0]
+    name = (_architectures(config) or [by_type])[0]
     _require(name, tuple(LLM_MODELS), "llm_config.architectures", path)
     _require(get("hidden_act", "silu"), ("silu",), "llm_config.hidden_act", path)
-    _require(bool(get("use_sliding_window", False)), (False,), "llm_config.use_sliding_window", path)
-    _require(bool(get("mlp_bias", False)), (False,), "llm_config.mlp_bias", path)
+    _require(get.flag("use_sliding_window", False), (False,), "llm_config.use_sliding_window", path)
+    _require(get.flag("mlp_bias", False), (False,), "llm_config.mlp_bias", path)
     if not LLM_MODELS[name]:  # in Llama this key also puts a bias on o_proj; Qwen2 ignores it
-        _require(bool(get("attention_bias", False)), (False,), "llm_config.attention_bias", path)
-    heads = get("num_attention_heads")
+        _require(get.flag("attention_bias", False), (False,), "llm_config.attention_bias", path)
+    width, heads = get.size("hidden_size"), get.size("num_attention_heads")
+    rope_theta, rope_scaling_factor = _rope(config, path)
     return DecoderConfig(
-        vocab_size=get("vocab_size"),
-        width=get("hidden_size"),
-        layers=get("num_hidden_layers"),
+        vocab_size=get.size("vocab_size"),
+        width=width,
+        layers=get.size("num_hidden_layers"),
         heads=heads,
-        kv_heads=get("num_key_value_heads", heads) or heads,
-        head_dim=get("head_dim", None) or get("hidden_size") // heads,
-        ff=get("intermediate_size"),
-        rope_theta=_rope_theta(config, path),
-        norm_eps=float(get("rms_norm_eps", 1e-6)),
+        kv_heads=get.size("num_key_value_heads", heads),
+        head_dim=get.size("head_dim", width // heads),
+        ff=get.size("intermediate_size"),
+        rope_theta=rope_theta,
+        norm_eps=get.number("rms_norm_eps", 1e-6),
         qkv_bias=LLM_MODELS[name],
-        tied_embeddings=bool(get("tie_word_embeddings", False)),
+        tied_embeddings=get.flag("tie_word_embeddings", False),
+        max_positions=get.size("max_position_embeddings", DecoderConfig.max_positions),
+        rope_scaling_factor=rope_scaling_factor,
     )
 
 
@@ -189,36 +195,44 @@ def end_ids(path: str | Path) -> list[int]:
     """The ids that end an answer, by generation_config.json or config.json; none if neither says."""
     config = read_config(path) or {}
     file = Path(path) / GENERATION_CONFIG
-    candidates = [read_json(file) if file.exists() else {}, config.get("llm_config", {}), config]
+    candidates = [read_json(file) if file.exists() else {}, config.get("llm_config") or {}, config]
     ends = next((c["eos_token_id"] for c in candidates if c.get("eos_token_id") is not None), [])
     return ends if isinstance(ends, list) else [ends]
 
 
-def _rope_theta(config: Mapping[str, Any], path: str | Path) -> float:
-    """The base of the rotary positions. Dynamic scaling has no effect within `max_position_embeddings`."""
-    newer = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling") or newer
+def _architectures(config: Mapping[str, Any]) -> list[Any]:
+    names = config.get("architectures") or []
+    return names if isinstance(names, list) else [names]
+
+
+def _rope(config: Mapping[str, Any], path: str | Path) -> tuple[float, float]:
+    """The base of the rotary positions, and the factor of dynamic scaling, which sets in beyond all positions."""
+    newer = _section(config, "rope_parameters", path) if config.get("rope_parameters") else {}
+    scaling = _section(config, "rope_scaling", path) if config.get("rope_scaling") else newer
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     _require(kind, ("default", "dynamic"), "llm_config.rope_scaling.type", path)
-    return float(config.get("rope_theta", newer.get("rope_theta", 10000.0)))
+    factor = _Getter(scaling, "llm_config.rope_scaling", path).number("factor", 1.0) if kind == "dynamic" else 0.0
+    return _Getter({**newer, **config}, "llm_config", path).number("rope_theta", 10000.0), factor
 
 
 def _inputs(config: Mapping[str, Any], path: Path) -> InputConfig:
-    llama = (config["llm_config"].get("architectures") or [""])[0] == "LlamaForCausalLM"
+    llama = _architectures(config["llm_config"])[:1] == ["LlamaForCausalLM"]
+    get, tags = _Getter(config, "config", path), {"nvlm": "1d", None: "none"} | {style: style for style in TILE_TAGS}
+    _require(config.get("image_tag_type"), tuple(tags), "image_tag_type", path)
     inputs = InputConfig(
-        tile_tags="1d" if config.get("image_tag_type") == "nvlm" else "none",
-        max_tiles=config.get("max_dynamic_patch", 6) if config.get("dynamic_image_size", True) else 1,
-        thumbnail=config.get("use_thumbnail", True),
+        tile_tags=tags[config.get("image_tag_type")],
+        max_tiles=get.size("max_dynamic_patch", 6) if get.flag("dynamic_image_size", True) else 1,
+        thumbnail=get.flag("use_thumbnail", True),
         thumbnail_tag="<tile_global>" if llama else "<tile_global_thumbnail>",
     )
-    return dataclasses.replace(inputs, system=system_text(path, inputs))
+    return conversing(path, inputs)
 
 
 def _pixel_shuffle(config: Mapping[str, Any], path: Path) -> int:
     _require(config.get("ps_version", "v2"), ("v2",), "ps_version", path)
     _require(config.get("select_layer", -1), (-1,), "select_layer", path)
-    ratio = config.get("downsample_ratio", 0.5)
-    factor = round(1 / ratio) if ratio else 0
+    ratio = _Getter(config, "config", path).number("downsample_ratio", 0.5)
+    factor = round(1 / ratio)
     if not factor or abs(factor * ratio - 1) > 1e-6:
         raise CheckpointError(f"{path / CONFIG}: downsample_ratio {ratio}; expected 1, 1/2, 1/3 ...")
     return factor
@@ -229,7 +243,7 @@ def _projector_width(shards: Shards, path: Path) -> int:
         return 0
     if "mlp1.1.weight" not in shards:
         raise CheckpointError(f"{path}: mlp1.1.weight is missing, found mlp1.3.weight; is the checkpoint complete?")
-    return shards["mlp1.1.weight"].shape[0]
+    return next(iter(shards["mlp1.1.weight"].shape), 1)
 
 
 def _section(config: Mapping[str, Any], key: str, path: str | Path) -> Mapping[str, Any]:
@@ -246,16 +260,39 @@ def _own(cls: type, value: Any, path: Path) -> Any:
         raise CheckpointError(f"{path / CONFIG}: {OWN_KEY}: {error}") from error
 
 
-def _getter(config: Mapping[str, Any], section: str, path: str | Path) -> Any:
-    missing = object()
+class _Getter:
+    """Values of a section, of the type that is wanted. An absent or null value is the default, if there is one.
 
-    def get(key: str, default: Any = missing) -> Any:
-        value = config.get(key, default)
-        if value is missing:
-            raise CheckpointError(f"{Path(path) / CONFIG}: {section}.{key} is missing")
+    Raises:
+        CheckpointError: a value is missing or of another type.
+    """
+
+    def __init__(self, config: Mapping[str, Any], section: str, path: str | Path):
+        self.config, self.section, self.file = config, section, Path(path) / CONFIG
+
+    def __call__(self, key: str, default: Any) -> Any:
+        value = self.config.get(key)
+        return default if value is None else value
+
+    def size(self, key: str, default: int | None = None) -> int:
+        return self._checked(key, default, lambda x: type(x) is int and x > 0, "a whole number above 0")
+
+    def number(self, key: str, default: float, zero: bool = False) -> float:
+        def fits(x: Any) -> bool:
+            return type(x) in (int, float) and (x > 0 or (zero and x == 0))
+
+        return float(self._checked(key, default, fits, "a number from 0 on" if zero else "a number above 0"))
+
+    def flag(self, key: str, default: bool) -> bool:
+        return self._checked(key, default, lambda x: type(x) is bool, "true or false")
+
+    def _checked(self, key: str, default: Any, fits: Callable[[Any], bool], wanted: str) -> Any:
+        value = self(key, default)
+        if value is None:
+            raise CheckpointError(f"{self.file}: {self.section}.{key} is missing")
+        if not fits(value):
+            raise CheckpointError(f"{self.file}: {self.section}.{key} is {value!r}; expected {wanted}")
         return value
-
-    return get
 
 
 def _require(value: Any, allowed: tuple[Any, ...], key: str, path: str | Path) -> None:

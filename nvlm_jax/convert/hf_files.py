@@ -10,13 +10,12 @@ from typing import Any
 
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, VisionConfig, to_mapping
 from nvlm_jax.convert import chat_template
-from nvlm_jax.convert.hf_config import CONFIG, GENERATION_CONFIG, OWN_KEY, TOKENIZER
+from nvlm_jax.convert.hf_config import GENERATION_CONFIG, OWN_KEY, TOKENIZER
 from nvlm_jax.convert.shards import CheckpointError, read_json
 from nvlm_jax.inputs.tokenizer import Tokenizer
 
 TOKENIZER_FILES = (TOKENIZER, "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
                    chat_template.FILE, "tokenizer.model")  # fmt: skip
-MAX_POSITIONS = 32768
 
 
 def model_config_json(model: ModelConfig, inputs: InputConfig, dtype: str, ends: Sequence[int]) -> dict[str, Any]:
@@ -88,8 +87,9 @@ def llm_config_json(decoder: DecoderConfig, dtype: str, ends: Sequence[int]) -> 
         "head_dim": decoder.head_dim,
         "intermediate_size": decoder.ff,
         "vocab_size": decoder.vocab_size,
-        "max_position_embeddings": MAX_POSITIONS,
+        "max_position_embeddings": decoder.max_positions,
         "rope_theta": decoder.rope_theta,
+        "rope_scaling": {"type": "dynamic", "factor": factor} if (factor := decoder.rope_scaling_factor) else None,
         "rms_norm_eps": decoder.norm_eps,
         "hidden_act": "silu",
         "attention_bias": qwen,
@@ -102,13 +102,12 @@ def llm_config_json(decoder: DecoderConfig, dtype: str, ends: Sequence[int]) -> 
     }
 
 
-def write_small_files(directory: Path, config: dict[str, Any], inputs: InputConfig, ends: Sequence[int]) -> None:
-    """Write config.json and generation_config.json, and the tokenizer's files where there is one."""
-    write_json(directory / CONFIG, config)
+def write_text_files(directory: Path, model: ModelConfig, inputs: InputConfig, ends: Sequence[int]) -> None:
+    """Write generation_config.json, and the tokenizer's files where there is one."""
     end = {"eos_token_id": ends[0] if len(ends) == 1 else list(ends), "pad_token_id": ends[0]} if ends else {}
     write_json(directory / GENERATION_CONFIG, {"do_sample": False} | end)
     if inputs.tokenizer:
-        copy_tokenizer(directory, inputs)
+        copy_tokenizer(directory, inputs, model.decoder.max_positions)
 
 
 def end_token_ids(
@@ -140,12 +139,12 @@ def end_token_ids(
                 f"{inputs.tokenizer}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, but the embedding "
                 f"{rows} rows; take the decoder's own tokenizer"
             )
-    if beyond := [i for i in ends if not 0 <= i < rows]:
-        raise CheckpointError(f"eos_token_id {beyond[0]} is none of the vocabulary's {rows} ids")
+    if beyond := [i for i in ends if type(i) is not int or not 0 <= i < rows]:
+        raise CheckpointError(f"eos_token_id {beyond[0]!r} is none of the vocabulary's {rows} ids")
     return list(dict.fromkeys(ends))
 
 
-def copy_tokenizer(directory: Path, inputs: InputConfig) -> None:
+def copy_tokenizer(directory: Path, inputs: InputConfig, max_positions: int) -> None:
     """The tokenizer's files as they are, but a chat template that says what the model was trained on."""
     source = Path(inputs.tokenizer)
     files = [source / name for name in TOKENIZER_FILES] if source.is_dir() else [source]
@@ -155,7 +154,7 @@ def copy_tokenizer(directory: Path, inputs: InputConfig) -> None:
     config = read_json(existing) if source.is_dir() and existing.is_file() else {}
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     config.setdefault("eos_token", inputs.end_token)
-    config.setdefault("model_max_length", MAX_POSITIONS)
+    config.setdefault("model_max_length", max_positions)
     if inputs.template == "chatml" and not (source.is_dir() and chat_template.agrees(source, inputs)):
         config["chat_template"] = chat_template.write_template(inputs)
         (directory / chat_template.FILE).unlink(missing_ok=True)

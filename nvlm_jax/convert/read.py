@@ -205,7 +205,8 @@ def _check_settings(path: str | Path, part: str, config: ModelConfig) -> None:
     expected = config.vision if part == "vision" else config.decoder
     if found is None:
         return
-    free = {"layer_scale_init"}  # says how fresh weights are drawn
+    # How fresh weights are drawn; what is computed beyond the positions that the model was trained on.
+    free = {"layer_scale_init", "max_positions", "rope_scaling_factor"}
     faults = [
         f"{field.name} is {getattr(found, field.name)}, the run's {getattr(expected, field.name)}"
         for field in dataclasses.fields(found)

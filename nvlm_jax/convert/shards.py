@@ -163,8 +163,10 @@ def read_json(file: Path) -> dict:
     """
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{file}: missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{file}: no JSON ({error})") from None
     if not isinstance(value, dict):

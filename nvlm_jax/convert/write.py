@@ -15,6 +15,7 @@ import numpy as np
 
 from nvlm_jax.config import InputConfig, ModelConfig
 from nvlm_jax.convert import hf_files, names
+from nvlm_jax.convert.hf_config import CONFIG
 from nvlm_jax.convert.names import Tensor
 from nvlm_jax.convert.read import block_rows, our_rows, row_blocks
 from nvlm_jax.convert.shards import (
@@ -88,7 +89,7 @@ def write_hf(
         for name in tensor.names
     }
     shards = _name_shards(_cut(declared, layout, shard_bytes))
-    ends = hf_files.end_token_ids(inputs, model, ends, images=single is None)
+    ends = [] if single == "vision" else hf_files.end_token_ids(inputs, model, ends, images=single is None)
     text_dtype = np.dtype(declared[tensors[-1].names[-1]].dtype).name
     config = {
         None: lambda: hf_files.model_config_json(model, inputs, text_dtype, ends),
@@ -110,7 +111,9 @@ def write_hf(
             list(pool.map(write, [partial / file for file in shards], shards.values()))
         if len(shards) > 1:
             (partial / INDEX).write_text(index_json(shards), encoding="utf-8")
-        hf_files.write_small_files(partial, config, inputs, ends)
+        hf_files.write_json(partial / CONFIG, config)
+        if single != "vision":
+            hf_files.write_text_files(partial, model, inputs, ends)
 
 
 @contextlib.contextmanager

@@ -132,7 +132,7 @@ class Asker:
             inputs = dataclasses.replace(self.builder.inputs, max_tiles=tiles)
             self._builders[tiles] = ExampleBuilder(inputs, self.builder.model)
         messages = question.messages
-        if self.builder.inputs.template != "chatml":
+        if self.builder.inputs.template == "plain":
             messages = tuple(message for message in messages if message.role != "system")
         try:
             example = self._builders[tiles].prompt(messages, question.images)

@@ -164,7 +164,7 @@ class Programs:
         seen = jnp.arange(past.keys.shape[3]) < rows.length[:, None]
         memory = None
         if tiles.places.shape[1]:
-            # Images end before the prompt does: a new token sees all tiles.
+            # Images end before the prompt does: no tile has still to begin.
             memory = ImageMemory(None, (tiles.places > 0)[:, None], *read_tiles(store.tiles, tiles.places))
 
         def step(state):

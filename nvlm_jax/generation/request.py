@@ -75,7 +75,7 @@ def page_keys(example: Example, tiles: Sequence[bytes], answer: Sequence[int] = 
     which are tiles of images that begin before them.
     """
     columns = [np.concatenate([example.tokens, np.asarray(answer, np.int32)])]
-    for column, fill in ((example.image_slots, -1), (example.tag_tile, 0)):
+    for column, fill in ((example.image_slots, -1), (example.tag_tile, example.tag_tile[-1])):
         columns.append(np.concatenate([column, np.full(len(answer), fill, np.int32)]))
     keys, last, first = [], b"", 0
     for page in range(len(columns[0]) // PAGE):

@@ -103,7 +103,7 @@ def rows_of(works: Sequence[Work], rows: int) -> Rows:
 
 
 def cross_tiles(works: Sequence[Work], rows: int, config: ModelConfig) -> Tiles:
-    """The tiles that the cross-attention of each row reads."""
+    """The tiles that the cross-attention of each row reads: for an answer those that its prompt's last token sees."""
     count = 0
     if config.cross_attention is not None:
         count = max((len(work.tiles) for work in works), default=0)
@@ -111,6 +111,8 @@ def cross_tiles(works: Sequence[Work], rows: int, config: ModelConfig) -> Tiles:
     for row, work in enumerate(works if count else ()):
         example = work.request.example
         read = [place if _crossed(i, config) else 0 for place, i in zip(work.tiles, example.tile_index, strict=True)]
+        if work.answering and (only := example.tag_tile[-1]):
+            read = [place if number == only else 0 for number, place in enumerate(read, 1)]
         tiles.places[row, : len(read)] = read
         tiles.starts[row, : len(read)] = example.tile_start
     return tiles

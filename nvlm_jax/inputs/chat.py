@@ -2,6 +2,7 @@ r"""Messages -> pieces: which text, special token and image follows which, and w
 
     chatml (SFT)           <|im_start|>user\n question <|im_end|>\n <|im_start|>assistant\n answer <|im_end|>\n ...
     plain (pretraining)    <Image> ... </Image> prompt answer <|im_end|> prompt answer <|im_end|> ...
+    checkpoint             as the chat template beside the tokenizer says: `own_template.py`
 
 Trained are each answer's text and its end token. ChatML begins with a system message of the same form.
 
@@ -43,13 +44,13 @@ def turns(sample_id: str, messages: Sequence[Message], template: str, prompt: bo
     Args:
         sample_id: for error messages.
         messages: the conversation.
-        template: chatml | plain.
+        template: chatml | plain | checkpoint.
         prompt: the conversation ends in a question, to be answered, instead of in an answer.
 
     Raises:
         BadSample: `bad_role`, `empty_text`, `empty_answer` or `no_answer`.
     """
-    roles = ("user", "assistant", "system") if template == "chatml" else ("user", "assistant")
+    roles = ("user", "assistant") if template == "plain" else ("user", "assistant", "system")
     found: list[list[Message]] = []
     for i, message in enumerate(messages):
         where = f"sample {sample_id!r}, message {i}"
@@ -57,7 +58,7 @@ def turns(sample_id: str, messages: Sequence[Message], template: str, prompt: bo
             raise BadSample(
                 "bad_role",
                 f"{where}: role {message.role!r}; template {template!r} takes user and assistant"
-                + (", and system for the first message" if template == "chatml" else ""),
+                + (", and system for the first message" if "system" in roles else ""),
             )
         if not message.content.strip():
             answer = message.role == "assistant"
@@ -117,20 +118,20 @@ def _chatml(message: Message, end_token: str, image: int) -> list[Piece]:
     return [
         Piece("special", START_TOKEN),
         Piece("text", HEADERS[message.role]),
-        *_content(message, image),
+        *content_pieces(message, image),
         Piece("special", end_token, -1, trained, message.group),
         Piece("text", "\n"),
     ]
 
 
 def _plain(message: Message, end_token: str, image: int) -> list[Piece]:
-    pieces = _content(message, image)
+    pieces = content_pieces(message, image)
     if message.role == "assistant":
         pieces.append(Piece("special", end_token, -1, True, message.group))
     return pieces
 
 
-def _content(message: Message, image: int) -> list[Piece]:
+def content_pieces(message: Message, image: int) -> list[Piece]:
     """The message's text, cut where a user's text has images; they are numbered from `image`."""
     if message.role != "user" or IMAGE_PLACEHOLDER not in message.content:
         return [Piece("text", message.content, -1, message.role == "assistant", message.group)]

@@ -7,7 +7,7 @@ An image of 2 tiles and thumbnail as the decoder holds it (`@@@@` = the N image 
     h    <Image> <tile_global_thumbnail> @@@@ </Image>
 
 All three carry the same three tiles of pixels; what the decoder does not hold, the cross-attention reads. Ids are built
-piece by piece: tokenizing the joined string would merge the `><` before the first tag (`joined_image_prefix`).
+piece by piece: tokenizing the joined string would merge the `><` before the first tag (`joined_as_released_hf`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from nvlm_jax.inputs.batch import Example, Message, Sample
 from nvlm_jax.inputs.dense import dense_example, dense_size
 from nvlm_jax.inputs.errors import BadSample, exceeds, too_long
 from nvlm_jax.inputs.images import ImageBlocks, Picture
+from nvlm_jax.inputs.own_template import OwnTemplate
 from nvlm_jax.inputs.tiling import ImageSource
 from nvlm_jax.inputs.tokenizer import Tokenizer
 
@@ -38,6 +39,7 @@ class Draft:
     runs: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # (tokens, UNTRAINED or their loss group)
     slots: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
     tags: list[tuple[int, np.ndarray]] = dataclasses.field(default_factory=list)
+    named: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # this turn's questions: (place, tag value)
     starts: list[int] = dataclasses.field(default_factory=list)  # place of each image's `<Image>`
     kept: tuple[int, int, int] = (0, 0, 0)  # tokens, images and tiles of the turns that fit
     dropped: int = 0  # turns that did not
@@ -66,7 +68,7 @@ class ExampleBuilder:
     Raises:
         FileNotFoundError: there is no tokenizer.
         ValueError: the tokenizer lacks a token that the settings name.
-        ConfigError: the tokenizer has more entries than the decoder's table.
+        ConfigError: the tokenizer has more entries than the decoder's table, or lacks the template that is asked for.
     """
 
     def __init__(self, inputs: InputConfig, model: ModelConfig, groups: tuple[str, ...] = ()):
@@ -80,6 +82,9 @@ class ExampleBuilder:
         self._images = ImageBlocks(inputs, model, self.tokenizer)
         names = [inputs.end_token] + [chat.START_TOKEN] * (inputs.template == "chatml")
         self._special = {name: [self.tokenizer.special(name)] for name in names}
+        self._own = OwnTemplate(self.tokenizer) if inputs.template == "checkpoint" else None
+        if self._own is not None:
+            self._special |= {name: [i] for name, i in self.tokenizer.added_tokens.items()}
         self._fixed = {text: self.tokenizer.encode(text) for text in (*chat.FIXED_TEXTS, inputs.system)}
         self._groups = {name: 1 + i for i, name in enumerate(groups)}
 
@@ -146,7 +151,11 @@ class ExampleBuilder:
         x = self.inputs
         conversation = chat.turns(sample.id, sample.messages, x.template, prompt)
         draft, tiles = Draft(), 0
-        for number, pieces in enumerate(chat.render(conversation, x.template, x.system, x.end_token, prompt)):
+        if self._own is None:
+            rendered = chat.render(conversation, x.template, x.system, x.end_token, prompt)
+        else:
+            rendered = self._own.render(sample.id, conversation, x.system, prompt)
+        for number, pieces in enumerate(rendered):
             self._add_turn(draft, sample.id, pieces, pictures)
             tiles += sum(self._images.tile_count(picture) for picture in pictures[draft.kept[1] : len(draft.starts)])
             if exceeds(len(draft.tokens), max_tokens) or exceeds(tiles, max_tiles):
@@ -160,6 +169,7 @@ class ExampleBuilder:
     def _add_turn(
         self, draft: Draft, sample_id: str, pieces: Sequence[chat.Piece], pictures: Sequence[Picture]
     ) -> None:
+        draft.named.clear()
         for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
             loss = self._groups.get(piece.group, 0) if piece.trained else UNTRAINED
             if piece.kind == "special":
@@ -175,6 +185,14 @@ class ExampleBuilder:
                 self._open_image(draft, sample_id, piece.text, pictures[following.image], pictures)
             else:
                 self._add_text(draft, sample_id, piece, pictures, loss)
+        if self.inputs.question_focus:
+            self._focus(draft)
+
+    def _focus(self, draft: Draft) -> None:
+        """Let all tokens of a turn behind its question's tag read the tag's tile alone, if it names one tile only."""
+        if len({value for _, value in draft.named}) == 1 and draft.named[0][0] > draft.starts[-1]:
+            place, value = draft.named[0]
+            draft.tags.append((place, np.full(len(draft.tokens) - place, value, np.int32)))
 
     def _add_text(
         self, draft: Draft, sample_id: str, piece: chat.Piece, pictures: Sequence[Picture], loss: int
@@ -208,6 +226,7 @@ class ExampleBuilder:
         picture = pictures[len(draft.starts) - 1]
         for tile, start, end in self._images.find_tags(picture, text):
             self._tag(draft, offsets, start, end, picture.first + 1 + tile)
+            draft.named.append((draft.tags[-1][0], picture.first + 1 + tile))
 
     def _tag(self, draft: Draft, offsets: Sequence[tuple[int, int]], start: int, end: int, value: int) -> None:
         """Give `value` to the tokens of a text about to be added that touch its characters [start, end)."""

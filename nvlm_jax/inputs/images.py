@@ -151,7 +151,7 @@ class ImageBlocks:
             if arch == "h" and index != THUMBNAIL:
                 continue
             tag = self._tokenizer.encode(name)
-            if self._inputs.joined_image_prefix and name and not prefix:
+            if self._inputs.joined_as_released_hf and name and not prefix:
                 prefix, prefix_tile, tag = name, 0 if described else i + 1, []
             if described:
                 held, held_slots = described[i], [-1] * self._n

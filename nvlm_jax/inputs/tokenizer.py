@@ -57,9 +57,14 @@ class Tokenizer:
         """
         token = self._tokenizer.token_to_id(name)
         if token is None:
-            known = ", ".join(sorted(t.content for t in self._tokenizer.get_added_tokens_decoder().values())[:20])
+            known = ", ".join(sorted(self.added_tokens)[:20])
             raise ValueError(f"inputs.tokenizer: {self.path} has no token {name!r}; its special tokens are {known}")
         return token
+
+    @property
+    def added_tokens(self) -> dict[str, int]:
+        """Special tokens, and others that stand beside the vocabulary, with their ids."""
+        return {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items()}
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of token ids, without special tokens or with them written out."""

@@ -81,12 +81,12 @@ class GatedCrossAttention(nnx.Module):
 class CrossAttention(nnx.Module):
     """All gated layers of a model, stacked, and NVLM-H's table of tile-tag embeddings."""
 
-    def __init__(
-        self, config: CrossAttentionConfig, decoder: DecoderConfig, arch: str, rngs: nnx.Rngs, dtype: str
-    ):
+    def __init__(self, config: CrossAttentionConfig, decoder: DecoderConfig, arch: str, rngs: nnx.Rngs, dtype: str):
         self.arch, self.dtype = arch, dtype
         count = decoder.layers // config.every
         self.layers = stack(lambda rngs: GatedCrossAttention(config, decoder, rngs, dtype), count, rngs)
+        gates = self.layers.attention_gate
+        gates[...] = gates[...].at[-1].set(config.last_gate_init)
         shape = (config.tag_embeddings, decoder.width)
         self.tags = nnx.Param(TABLE_INIT(rngs.params(), shape)) if config.tag_embeddings else None
 

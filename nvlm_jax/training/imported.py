@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, RunConfig, TrainConfig
 from nvlm_jax.convert import hf_config, hf_files, names
-from nvlm_jax.convert.chat_template import system_text
+from nvlm_jax.convert.chat_template import conversing
 from nvlm_jax.convert.place import place
 from nvlm_jax.convert.read import PartArray, PartReader, open_model, open_part
 from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards
@@ -56,7 +56,7 @@ def import_hf(source: str | Path, out: str | Path) -> RunConfig:
         step.mkdir(parents=True)
         if inputs.tokenizer:
             (partial / TOKENIZER).mkdir()
-            hf_files.copy_tokenizer(partial / TOKENIZER, inputs)
+            hf_files.copy_tokenizer(partial / TOKENIZER, inputs, model.decoder.max_positions)
         for item, tree in trees.items():
             save_blocks(partial / FROZEN if item == FROZEN else step / item, tree)
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
@@ -152,7 +152,7 @@ def restore_parameters(
 
 
 def _open_hf(source: Path) -> tuple[ModelConfig, InputConfig, dict[str, PartReader]]:
-    config = hf_config.read_config(source)
+    config = hf_config.read_config(source) if source.is_dir() else None
     if config is None:
         raise CheckpointError(f"{source}: no {hf_config.CONFIG}; expected a Hugging Face directory")
     if hf_config.architecture(config, source) in hf_config.MODELS:
@@ -164,7 +164,7 @@ def _open_hf(source: Path) -> tuple[ModelConfig, InputConfig, dict[str, PartRead
     model = ModelConfig(**{field: sizes}, dtype=dtype, frozen_dtype=dtype)
     inputs = InputConfig()
     if part == "llm" and (source / hf_config.TOKENIZER).exists():
-        inputs = InputConfig(tokenizer=str(source), system=system_text(source, inputs))
+        inputs = conversing(source, InputConfig(tokenizer=str(source)))
     return model, inputs, {part: open_part(source, part, model)}
 
 

@@ -20,10 +20,11 @@ from nvlm_jax.training.workdir import differences, flatten
 
 PARTS = {"vision": "vision", "llm": "decoder", "projector": "projector"}  # key of `init` -> part of the model
 # Settings of the inputs that a model has learned: another stage may not change them.
-FORMAT_KEYS = ("tile_tags", "thumbnail", "thumbnail_tag", "image_token", "end_token", "joined_image_prefix")
+FORMAT_KEYS = ("tile_tags", "thumbnail", "thumbnail_tag", "image_token", "end_token", "joined_as_released_hf")
 # Settings of the model that are not in its parameters: how it is computed, or how fresh ones are drawn.
 FREE_MODEL_KEYS = ("dtype", "frozen_dtype", "remat", "unroll", "loss_chunk", "vision.layer_scale_init",
-                   "cross_attention.gate_init")  # fmt: skip
+                   "decoder.max_positions", "decoder.rope_scaling_factor",
+                   "cross_attention.gate_init", "cross_attention.last_gate_init")  # fmt: skip
 Path = tuple[str, ...]
 log = logging.getLogger(__name__)
 
@@ -139,15 +140,18 @@ def _gated_layers(values: dict[Path, jax.Array], target: dict[Path, Any], every:
     """Norms, attention and feed-forward of the decoder layer behind each gated one; gates stay as they are.
 
     What the decoder's heads look for in a text they then look for in the image tokens, and the projector is all that
-    has to be learned from nothing. (Not of the paper, which does not say what these layers start from.)
+    has to be learned from nothing. A decoder's keys and values are of normed states and image tokens come as they are,
+    so the norm's scale goes into both. (Not of the paper, which does not say what these layers start from.)
     """
     copied = {}
+    scale = values["decoder", "layers", "norm1", "scale"][::every, :, None]
     for path, leaf in target.items():
         if path[:2] != ("cross_attention", "layers"):
             continue
         inner = ("attention", *path[2:]) if path[2] in ("q", "k", "v", "out") else path[2:]
         if (source := ("decoder", "layers", *inner)) in values:
-            copied[path] = jax.device_put(_cast(values[source][::every], leaf.dtype), leaf.sharding)
+            array = values[source][::every] * (scale if path[2:] in (("k", "kernel"), ("v", "kernel")) else 1)
+            copied[path] = jax.device_put(_cast(array, leaf.dtype), leaf.sharding)
     return copied
 
 

@@ -14,8 +14,10 @@ CHECKPOINTS, FROZEN = "checkpoints", "frozen"
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether `path` is a workdir with checkpoints or the directory of one step, by its looks."""
+    """Whether `path` is a workdir with checkpoints, that folder of it, or the directory of one step, by its looks."""
     path = Path(path)
+    if path.name == CHECKPOINTS and path.is_dir():
+        return True
     return (path / CHECKPOINTS).is_dir() or (path.name.isdigit() and (path / "meta").is_dir())
 
 
@@ -26,7 +28,7 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def find_step(path: str | Path, step: int | None = None) -> tuple[Path, int]:
-    """The workdir and the step that `path` (a workdir or a step's directory) and `step` name.
+    """The workdir and the step that `path` (a workdir, its `checkpoints` or one step in there) and `step` name.
 
     Raises:
         CheckpointError: it does not exist; the message lists the steps that do.
@@ -36,6 +38,8 @@ def find_step(path: str | Path, step: int | None = None) -> tuple[Path, int]:
         if step not in (None, int(path.name)):
             raise CheckpointError(f"{path}: is the checkpoint of step {path.name}, but step {step} is asked for")
         path, step = path.parent.parent, int(path.name)
+    elif path.name == CHECKPOINTS:
+        path = path.parent
     steps = saved_steps(path)
     if not steps:
         raise CheckpointError(f"{path}: no checkpoints there; expected a workdir with {CHECKPOINTS}/<step>")

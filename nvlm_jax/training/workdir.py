@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -19,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nvlm_jax.config import ConfigError, RunConfig, to_mapping
+from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Keys that may change between two starts of one run: none of them changes what is computed from which batch. Another
@@ -103,6 +104,8 @@ def _check_same(record: Path, config: dict[str, Any]) -> None:
         found = json.loads(record.read_text())["config"]
     except (ValueError, KeyError) as error:
         raise ConfigError(f"{record}: no readable record of a run ({error}); use another --workdir") from error
+    with contextlib.suppress(ConfigError):  # an earlier version had fewer keys, or other names for them
+        found = to_mapping(from_mapping(RunConfig, found))
     lines = [line for line in differences(found, config) if not line.startswith(FREE_KEYS)]
     if lines:
         free = ", ".join(key + "*" if key.endswith(".") else key for key in FREE_KEYS)

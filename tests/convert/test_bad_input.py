@@ -147,8 +147,12 @@ def test_unknown_architectures_and_remote_code(hf):
 
 
 def test_missing_config(hf):
+    with pytest.raises(CheckpointError, match=r"shard: no config\.json; expected a Hugging Face directory"):
+        import_hf((hf / SHARDS[0]).rename(hf / "shard"), hf.parent / "out")
     (hf / "config.json").unlink()
     refused(hf, "no config.json")
+    (hf / "config.json").mkdir()
+    refused(hf, r"config\.json: cannot be read")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +170,19 @@ def test_missing_config(hf):
         ("llm_config", {"use_sliding_window": True}, "llm_config.use_sliding_window is True"),
         ("llm_config", {"architectures": ["LlamaForCausalLM"]}, "llm_config.attention_bias is True"),
         ("llm_config", {"num_key_value_heads": 3}, "kv_heads: 3 does not divide heads 4"),
+        ("llm_config", {"hidden_size": "64"}, "llm_config.hidden_size is '64'; expected a whole number above 0"),
+        ("llm_config", {"vocab_size": None}, "llm_config.vocab_size is missing"),
+        ("llm_config", {"rope_theta": 0}, "llm_config.rope_theta is 0; expected a number above 0"),
+        ("llm_config", {"rope_scaling": "dynamic"}, "expected a section rope_scaling, got 'dynamic'"),
+        ("llm_config", {"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'; expected true or false"),
+        ("llm_config", {"architectures": 3}, "llm_config.architectures is 3; supported: 'Qwen2ForCausalLM'"),
+        ("llm_config", {"eos_token_id": "<|im_end|>"}, "eos_token_id '<|im_end|>' is none of the vocabulary's 512 ids"),
+        ("vision_config", {"num_attention_heads": 0}, "vision_config.num_attention_heads is 0"),
+        (None, {"force_image_size": 56.0}, "vision_config.image_size is 56.0; expected a whole number"),
+        (None, {"downsample_ratio": "half"}, "config.downsample_ratio is 'half'"),
+        (None, {"image_tag_type": "internvl"}, "image_tag_type is 'internvl'; supported: 'nvlm'"),
+        (None, {"architectures": 3}, "architectures [3] is unknown"),
+        (None, {"nvlm_jax": []}, "expected a section nvlm_jax, got []"),
     ],
 )
 def test_settings_that_would_change_the_result(hf, section, change, message):

@@ -5,6 +5,7 @@ import filecmp
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ import nvlm_jax
 from nvlm_jax.config import MeshConfig
 from nvlm_jax.convert import CheckpointError, config_from_hf, names, open_model, read_part
 from nvlm_jax.convert import read as read_module
+from nvlm_jax.convert.hf_files import llm_config_json
 from nvlm_jax.convert.shards import SINGLE, open_shards
 from nvlm_jax.convert.write import shard_layout, write_hf
 from nvlm_jax.inputs.tokenizer import Tokenizer
@@ -228,3 +230,25 @@ def test_tokenizer_and_generation_settings_travel(tmp_path):
     inputs = open_checkpoint(tmp_path / "moved")[0].inputs
     assert Tokenizer(inputs.tokenizer).encode("abc") == Tokenizer(TOKENIZER).encode("abc")
     assert run.inputs.system == INPUTS.system
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_positions_and_rope_scaling_are_those_of_the_source(tmp_path, newer):
+    shutil.copytree(golden.DIRECTORY, tmp_path / "hf")
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    section = config["llm_config"] | {"max_position_embeddings": 40, "rope_scaling": {"type": "dynamic", "factor": 2.5}}
+    if newer:  # as transformers 5 writes it
+        del section["rope_scaling"], section["rope_theta"]
+        section["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.5, "rope_theta": 1e6}
+    (tmp_path / "hf/config.json").write_text(json.dumps(config | {"llm_config": section}))
+    import_hf(tmp_path / "hf", tmp_path / "ckpt")
+    export_hf(tmp_path / "ckpt", tmp_path / "again")
+    found = json.loads((tmp_path / "again/config.json").read_text())["llm_config"]
+    assert (found["max_position_embeddings"], found["rope_theta"]) == (40, 1e6)
+    assert found["rope_scaling"] == {"type": "dynamic", "factor": 2.5}
+    model = nvlm_jax.load(tmp_path / "ckpt")
+    for call in (lambda: model.logits(range(41)), lambda: model.generate_tokens(range(30), max_new_tokens=11)):
+        with pytest.raises(ValueError, match="41 with those to come; at most 40"):
+            call()
+    made_here = llm_config_json(small().decoder, "float32", [])
+    assert (made_here["max_position_embeddings"], made_here["rope_scaling"]) == (32768, None)

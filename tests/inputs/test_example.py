@@ -168,7 +168,7 @@ def test_plain_template_trains_answer_and_end_only(builder, png):
 def test_golden_prompts(joined, builder, golden, qwen2_path):
     """Ids of image prompts, image tokens apart: their number is 3 a tile there and 4 here."""
     special = golden("tags_visible.json")["special_tokens"]
-    build = builder("d", tokenizer=qwen2_path, joined_image_prefix=joined, template="plain", question_tags=False)
+    build = builder("d", tokenizer=qwen2_path, joined_as_released_hf=joined, template="plain", question_tags=False)
     for prompt in golden("tags_visible.json")["prompts"]:
         tiles = sum(piece == IMAGE * 3 for piece in prompt["pieces"])
         head, tail = prompt["pieces"][0], prompt["pieces"][-1]
@@ -181,7 +181,7 @@ def test_golden_prompts(joined, builder, golden, qwen2_path):
 
 
 def test_joined_prefix_keeps_the_tags_tile_and_the_blocks_start(builder, png, qwen2_path):
-    build = builder("x", tokenizer=qwen2_path, joined_image_prefix=True, template="plain")
+    build = builder("x", tokenizer=qwen2_path, joined_as_released_hf=True, template="plain")
     example = build.build(Sample("s", talk("a: <image>", "d"), (png(2, 1),)))
     assert pieces(build, example, example.tag_tile == 1) == ["><", "tile", "_", "1", ">"]
     assert pieces(build, example)[example.tile_start[0]] == " <"

@@ -38,6 +38,9 @@ def test_convert_says_what_is_wrong_in_one_line(tmp_path):
     assert f"CheckpointError: {tmp_path}: no config.json" in done.stderr
     done = command("convert", f"--from_hf={tmp_path}", f"--checkpoint={tmp_path}")
     assert done.returncode == 1 and "give either --from_hf and --out" in done.stdout + done.stderr
+    done = command("convert", f"--from_hf={golden.DIRECTORY}", f"--out={tmp_path / 'ckpt'}", "--dtype=bfloat16")
+    assert done.returncode == 1 and "--dtype: of an export, --to_hf" in done.stdout + done.stderr
+    assert not (tmp_path / "ckpt").exists()
 
 
 def test_a_killed_conversion_leaves_nothing_that_looks_whole(tmp_path):
@@ -70,9 +73,9 @@ def test_generate_answers_a_question_about_an_image(checkpoint, tmp_path):
     done = command("generate", *flags, "--prompt=what?")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
-    chat = command("generate", *flags, text="what?\nand now?\n\n")
-    assert chat.returncode == 0, chat.stderr
-    assert chat.stdout.count("> ") == 3 and done.stdout.strip() in chat.stdout
+    chat = command("generate", *flags, text="what?\n<image> more\nand now?\n\n")
+    assert chat.returncode == 0 and "2 placeholders <image>" in chat.stderr, chat.stderr
+    assert chat.stdout.count("> ") == 4 and done.stdout.strip() in chat.stdout
 
 
 def test_generate_names_an_image_that_is_missing(checkpoint):
