@@ -17,7 +17,7 @@ import sys
 from absl import app, flags, logging
 
 import nvlm_jax
-from nvlm_jax.config import ConfigError
+from nvlm_jax.config import ConfigError, DecoderConfig
 from nvlm_jax.convert import CheckpointError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Hugging Face directory, workdir or step", required=True)
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         image_urls=URLS.value,
         max_body_bytes=BODY.value << 20,
         request_seconds=SECONDS.value,
-        max_prompt_tokens=PROMPT.value,
+        max_prompt_tokens=longest_prompt(model.config.decoder),
         max_new_tokens=TOKENS.value,
     )
     server = Server(builder, Worker(engine, QUEUE.value), settings)
@@ -71,6 +71,13 @@ def main(argv: list[str]) -> None:
         access_log=False,
         timeout_graceful_shutdown=int(SECONDS.value) + 1,
     )
+
+
+def longest_prompt(decoder: DecoderConfig) -> int:
+    """--max_prompt_tokens; of a checkpoint with dynamic RoPE scaling at most what needs none."""
+    if not decoder.rope_scaling_factor:
+        return PROMPT.value
+    return min(PROMPT.value, decoder.max_positions - 4 * TOKENS.value)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ class Engine:
         self._waiting: deque[Work] = deque()
         self._working: list[Work] = []
         self._cancelled: set[int] = set()
+        self._most_pages = self._most_tiles = 0  # of one request so far
         self._ids = itertools.count()
 
     @property
@@ -98,6 +99,8 @@ class Engine:
                 f"example {request.example.id!r}: {len(work.tokens)} tokens and an answer of up to "
                 f"{request.max_new_tokens}; the cache holds {(self._pages.count - 1) * PAGE} (cache_tokens)"
             )
+        self._most_pages = max(self._most_pages, work.size)
+        self._most_tiles = max(self._most_tiles, len(work.tile_keys))
         self._waiting.append(work)
         return work.id
 
@@ -172,6 +175,7 @@ class Engine:
 
     def _admit(self) -> None:
         """Requests in their order, as long as there is room; tiles that nobody saw before are looked at."""
+        self._make_room()
         unseen: list[tuple[int, Work, int]] = []  # place, request, number of its tile
         being_read = {key for work in self._working for key in work.page_keys[work.length // PAGE :]}
         held_back: list[Work] = []
@@ -180,7 +184,6 @@ class Engine:
             if self._better_later(work, being_read):
                 held_back.append(work)
                 continue
-            self._make_room(work)
             fresh = self._place(work)
             if fresh is None:
                 self._waiting.appendleft(work)
@@ -197,14 +200,16 @@ class Engine:
         shared = sum(key in being_read for key in unread)
         return 2 * shared * PAGE > len(work.tokens) - (len(work.page_keys) - len(unread)) * PAGE
 
-    def _make_room(self, work: Work) -> None:
-        """Let the store grow with the largest request: `slots` of its size and a quarter more for what is shared."""
-        pages = self._pages.count
-        if not self._fixed and (self.slots * work.size > pages or pages == 1):
-            pages = 1 + self.slots * rounded(work.size, 4) * 5 // 4
-        tiles = self._tiles.count
-        if len(work.tile_keys) * self.slots >= tiles:
-            tiles = 1 + self.slots * rounded(len(work.tile_keys), 1)
+    def _make_room(self) -> None:
+        """Let the store grow with the largest request: `slots` of its size and a quarter more for what is shared.
+
+        The largest that was submitted, not the next one: each size of the store has its own compiled programs.
+        """
+        pages, tiles = self._pages.count, self._tiles.count
+        if not self._fixed and self.slots * self._most_pages >= pages:
+            pages = 1 + self.slots * rounded(self._most_pages, 4) * 5 // 4
+        if self.slots * self._most_tiles >= tiles:
+            tiles = 1 + self.slots * rounded(self._most_tiles, 1)
         if (pages, tiles) != (self._pages.count, self._tiles.count):
             self._store = self._placed(grown(self._store, pages, tiles))
             self._pages.grow(pages)

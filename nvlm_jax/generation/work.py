@@ -13,8 +13,7 @@ from nvlm_jax.generation.request import Request
 from nvlm_jax.generation.store import PAGE
 from nvlm_jax.inputs.batch import THUMBNAIL
 
-PIECE = 64  # tokens of a prompt that are read in one call: little is padding
-LONG_PIECE = 512  # the same where that much is left: a large model reads them in the time of a few
+PIECES = (32, 128, 512)  # tokens of a prompt that are read in one call
 
 
 @dataclasses.dataclass
@@ -48,7 +47,10 @@ class Work:
     @property
     def piece(self) -> int:
         """Tokens of the call that reads the next piece of its prompt."""
-        return LONG_PIECE if len(self.tokens) - self.length > LONG_PIECE // 2 else PIECE
+        left = len(self.tokens) - self.length
+        # One that at least three quarters of are needed, or several smaller ones: little is padding.
+        above = next((size for size in PIECES if size >= left), PIECES[-1])
+        return above if 4 * left >= 3 * above else max((size for size in PIECES if size <= left), default=PIECES[0])
 
 
 def tiles_needed(work: Work, config: ModelConfig) -> list[bool]:
@@ -90,7 +92,7 @@ def piece_of(works: Sequence[Work], lengths: Sequence[int], rows: int, size: int
 
 def rows_of(works: Sequence[Work], rows: int) -> Rows:
     """Requests that choose their next tokens, in `rows` rows."""
-    room = rounded(max(pages_for(work.length + BLOCK_STEPS) for work in works), 4, 4)
+    room = rounded(max(pages_for(work.length + BLOCK_STEPS) for work in works), 4)
     found = Rows(*(np.zeros(rows, np.int32) for _ in range(3)), np.zeros((rows, room), np.int32))
     for row, work in enumerate(works):
         found.token[row], found.length[row] = work.chosen[-1], work.length

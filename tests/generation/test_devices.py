@@ -13,18 +13,18 @@ from tests.generation.test_engine import END, VOCAB, make_model, make_prompt
 from tests.tiny import make_model_config
 
 
-def test_a_model_answers_alike_on_one_two_and_four_devices():
+def test_a_model_answers_alike_on_one_device_and_on_four():
     model = make_model("h")
     graphdef, params = nnx.split(model)
-    prompts = [make_prompt("h", images, 8, seed) for seed, images in enumerate(([3], [], [1, 2]))]
+    prompts = [make_prompt("h", images, 8, seed) for seed, images in enumerate(([2], [], [1]))]
     answers = []
-    for count in (1, 2, 4):
+    for count in (1, 4):
         mesh = inference_mesh(model.config, jax.devices()[:count])
         placed = params if mesh is None else jax.device_put(params, state_shardings(params, mesh))
         engine = Engine(nnx.merge(graphdef, placed), VOCAB, [END], slots=4, cache_tokens=1600)
         answers.append([answer.tokens for answer in engine.generate(Request(p, 10) for p in prompts)])
         assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(engine._store)} == {count}
-    assert answers[0] == answers[1] == answers[2] and all(map(len, answers[0]))
+    assert answers[0] == answers[1] and all(map(len, answers[0]))
 
 
 def test_which_mesh():

@@ -152,8 +152,8 @@ def short_prompts() -> list[Example]:
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["d", "x", "h"])
 def test_cached_greedy_decoding_equals_the_full_forward_token_for_token(arch, monkeypatch):
-    # Pieces of 32 tokens, so that most prompts are read in several.
-    monkeypatch.setattr(work, "PIECE", 32)
+    # One size, so that most prompts are read in several pieces.
+    monkeypatch.setattr(work, "PIECES", (32,))
     model, prompts = make_model(arch), make_prompts(arch)
     expected = uncached_greedy(model, prompts, NEW)
     assert any(len(set(answer)) > 4 for answer in expected)  # answers that a mistake would change
