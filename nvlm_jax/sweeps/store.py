@@ -166,6 +166,7 @@ def settings_of(sweep: Sweep) -> dict[str, Any]:
         "match": sweep.match,
         "metric": sweep.metric,
         "claim": sweep.claim,
+        "scale": sweep.scale,
     }
 
 
