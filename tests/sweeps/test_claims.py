@@ -30,7 +30,7 @@ def test_every_claim_can_be_planned_and_compares_what_it_runs():
         assert all(c.kind in claims.KINDS for c in claim.comparisons) and any(c.needed for c in claim.comparisons)
         asked = [name for flags in sweep.evaluations.values() for name in flags["embedded"]]
         used = [d.name for v in sweep.variants for config in v.stages.values() for d in config.data.blend]
-        assert set(asked + used) <= set(embedded.DATASETS)
+        assert set(asked + used) <= set(embedded.ALL)
     assert numbers == list(range(1, 10))
 
 
