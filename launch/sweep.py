@@ -191,6 +191,7 @@ def submit(plan: variants.Sweep) -> None:
     path.write_text(cluster.render(BACKEND.value, plan.name, arguments, len(runs), options))
     print(path)
     if not DRY.value:
+        prepare(plan)  # before tasks that would all do it at once
         print(cluster.submit(BACKEND.value, path))
 
 
