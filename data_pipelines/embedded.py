@@ -57,7 +57,9 @@ DATASETS = {
     "dense": Embedded("dense", "train", 12000),
     "qa-test": Embedded("qa", "test", 500),
     "text-test": Embedded("text", "test", 500),
-    # For sweeps (configs/sweeps): questions call a tile by its number, whatever tags the model is given.
+}
+# Made when a sweep of configs/sweeps asks. Questions call a tile by its number, whatever tags the model is given.
+FOR_SWEEPS = {
     "smoke": Embedded("qa", "train", 600, NUMBER),
     "caption-number-1": Embedded("qa", "train", 6000, NUMBER | ONE_TILE | {"reads": 1, "questions": 1}),
     "qa-number": Embedded("qa", "train", 6000, NUMBER),
@@ -69,6 +71,7 @@ DATASETS = {
     "read-pages": Embedded("qa", "train", 64, NUMBER | MANY_TILES | {"reads": 6, "questions": 1}),
     **{f"tiles-{n}": Embedded("qa", "train", 600, exact) for n, exact in EXACT_TILES.items()},
 }
+ALL = DATASETS | FOR_SWEEPS
 
 
 def prepare(
@@ -83,7 +86,7 @@ def prepare(
 
     Args:
         out: the directory that holds the datasets.
-        names: of DATASETS.
+        names: of ALL.
         seed: of the generator.
         samples: of each dataset, instead of its own number; 0 leaves that.
         processes: that generate; None = one for each core, 0 = this one.
@@ -95,15 +98,15 @@ def prepare(
     Raises:
         ValueError: an unknown name.
     """
-    unknown = [name for name in names if name not in DATASETS]
+    unknown = [name for name in names if name not in ALL]
     if unknown:
-        raise ValueError(f"no embedded dataset {', '.join(map(repr, unknown))}; there are {', '.join(DATASETS)}")
+        raise ValueError(f"no embedded dataset {', '.join(map(repr, unknown))}; there are {', '.join(ALL)}")
     out = pathlib.Path(out)
     made = []
     with contextlib.ExitStack() as stack:
         pool = None
         for name in names:
-            spec = DATASETS[name]
+            spec = ALL[name]
             spec = dataclasses.replace(spec, size=samples or spec.size)
             settings = settings_of(spec, seed)
             if ready(out / name, settings):

@@ -179,9 +179,9 @@ def _prepare_raw(spec: Spec) -> None:
 
 
 def _prepare_embedded() -> None:
-    unknown = [name for name in ONLY.value if name not in embedded.DATASETS]
+    unknown = [name for name in ONLY.value if name not in embedded.ALL]
     if unknown:
-        raise app.UsageError(f"--only: no dataset {', '.join(unknown)}; there are {', '.join(embedded.DATASETS)}")
+        raise app.UsageError(f"--only: no dataset {', '.join(unknown)}; there are {', '.join(embedded.ALL)}")
     with _bars() as bars:
         tasks = {name: bars.add_task(name, total=None, start=False) for name in ONLY.value}
 

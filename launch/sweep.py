@@ -171,7 +171,7 @@ def prepare(plan: variants.Sweep) -> None:
         where = pathlib.Path(asked.get("data", "runs/data"))
         needed.setdefault(where, {}).update(dict.fromkeys(asked.get("embedded", ("qa-test", "text-test"))))
     for where, names in needed.items():
-        made = embedded.prepare(where, [name for name in names if name in embedded.DATASETS])
+        made = embedded.prepare(where, [name for name in names if name in embedded.ALL])
         if made:
             print(f"made {', '.join(made)} in {where}", flush=True)
 
@@ -191,6 +191,7 @@ def submit(plan: variants.Sweep) -> None:
     path.write_text(cluster.render(BACKEND.value, plan.name, arguments, len(runs), options))
     print(path)
     if not DRY.value:
+        prepare(plan)  # before tasks that would all do it at once
         print(cluster.submit(BACKEND.value, path))
 
 

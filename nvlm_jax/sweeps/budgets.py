@@ -54,7 +54,7 @@ def scaled(sweep: Sweep, scale: float) -> Sweep:
         dataclasses.replace(v, stages={stage: change(config) for stage, config in v.stages.items()})
         for v in sweep.variants
     )
-    return dataclasses.replace(sweep, variants=tuple(variants))
+    return dataclasses.replace(sweep, variants=tuple(variants), scale=scale)
 
 
 def flops_of_step(config: RunConfig) -> float:

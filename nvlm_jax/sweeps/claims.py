@@ -6,8 +6,8 @@ A claim is a few comparisons, each of two numbers over the same seeds. With the 
     kept      holds: the interval lies above minus that effect; does not hold: it lies below it
     equal     holds: no difference at all, with any seed; does not hold otherwise
 
-and undecided else. A claim holds if all its needed comparisons do: each must pass by itself, so nothing has to be
-corrected for their number. It does not hold as soon as one does not.
+and undecided else, as with fewer than five seeds. A claim holds if all its needed comparisons do: each must pass by
+itself, so nothing has to be corrected for their number. It does not hold as soon as one does not.
 """
 
 from __future__ import annotations
@@ -70,13 +70,17 @@ def decide(plan: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
 
     Raises:
         MissingSeed: a comparison whose variants lack a seed; those that failed or are not finished are named.
-        ValueError: the sweep is no claim, or a comparison names no variant of it.
+        ValueError: the sweep is no claim, was a trial, or a comparison names no variant of it.
     """
     if not plan.get("claim"):
         raise ValueError(f"{plan['name']}: is no claim; its file has no CLAIM")
+    if plan["scale"] != 1.0:
+        raise ValueError(f"{plan['name']}: was a trial with --steps_scale={plan['scale']}, which decides nothing")
     claim = from_mapping(plan["claim"])
     found = [_compare(comparison, runs) for comparison in claim.comparisons]
-    verdicts = [item["verdict"] for item, c in zip(found, claim.comparisons, strict=True) if c.needed]
+    needed = [item for item in found if item["needed"]]
+    few = any(len(item["seeds"]) < MINIMUM_SEEDS for item in needed)
+    verdicts = [UNDECIDED] if few else [item["verdict"] for item in needed]
     finished = [run.results() for run in runs if run.state()["status"] == FINISHED]
     return {
         "claim": claim.number,

@@ -100,12 +100,13 @@ class Search:
         with self._lock:
             trial = study.ask()
             try:
-                runs = self._runs(trial)
+                variant = self._variant(trial)
             except SweepError as error:
                 self.runner.say(f"trial {trial.number}: {error}")
                 trial.set_user_attr("error", str(error))
                 study.tell(trial, state=TrialState.FAIL)
                 return
+            runs = self._runs(trial, variant)  # raises, for all trials, where the directory is of another sweep
         statuses = [self.runner.run(run) for run in runs]
         if all(status == FINISHED for status in statuses):
             scores = [value(run.results(), self.settings.metric) for run in runs]
@@ -119,15 +120,17 @@ class Search:
             study.tell(trial, state=TrialState.FAIL)
         # Stopped: the trial stays RUNNING, which the next start takes up.
 
-    def _runs(self, trial: Trial) -> list[Run]:
+    def _variant(self, trial: Trial) -> Variant:
         argument, changes = self.module.search(trial)
         name = ",".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
         exact = hashlib.sha256(json.dumps(trial.params, sort_keys=True).encode()).hexdigest()[:6]
         asked = Variant(f"{name}-{exact}", argument, dict(changes), self.settings.seeds)
-        [variant] = resolve(self.module, self.settings, [asked])
+        return resolve(self.module, self.settings, [asked])[0]
+
+    def _runs(self, trial: Trial, variant: Variant) -> list[Run]:
         known = {v.name: v for v in self._known()}
         base = next(iter(known), variant.name)
-        variant = known.get(variant.name, dataclasses.replace(variant, base=variant.name == base))
+        variant = dataclasses.replace(variant, base=variant.name == base)
         self._variants = list((known | {variant.name: variant}).values())
         sweep = dataclasses.replace(self.settings, variants=tuple(self._variants))
         open_sweep(sweep, self.root)

@@ -151,8 +151,9 @@ def open_sweep(sweep: Sweep, root: str | pathlib.Path) -> None:
     own = records_of(sweep)
     # Variants that the file no longer has stay on record: their results are still there.
     gone = {name: record | {"gone": True} for name, record in kept.items() if name not in own}
-    plan = settings_of(sweep) | {"variants": own | gone}
-    write_atomically(root / PLAN, json.dumps(plan, indent=1) + "\n")
+    plan = json.loads(json.dumps(settings_of(sweep) | {"variants": own | gone}))
+    if plan != found:  # tasks of a cluster that start together find it written
+        write_atomically(root / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
 def settings_of(sweep: Sweep) -> dict[str, Any]:
@@ -166,6 +167,7 @@ def settings_of(sweep: Sweep) -> dict[str, Any]:
         "match": sweep.match,
         "metric": sweep.metric,
         "claim": sweep.claim,
+        "scale": sweep.scale,
     }
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from nvlm_jax.models.build import abstract_model, parameter_counts
 from nvlm_jax.sweeps.budgets import planned_flops
 from nvlm_jax.sweeps.record import value
-from nvlm_jax.sweeps.store import FINISHED, RUNNING, STOPPED, WAITING, Run
+from nvlm_jax.sweeps.store import FAILED, RUNNING, STOPPED, WAITING, Run
 from nvlm_jax.sweeps.variants import Sweep, Variant, differences
 from nvlm_jax.training.telemetry import METRICS, read_metrics
 
@@ -101,10 +101,7 @@ def _progress(run: Run, state: Mapping[str, Any]) -> tuple[str, str, str]:
 def failures(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """(label, last lines) of each failed run."""
     states = [(run.label, run.state()) for run in runs]
-    return [(label, state.get("error", "")) for label, state in states if state["status"] not in _NO_FAILURE]
-
-
-_NO_FAILURE = (FINISHED, RUNNING, WAITING, STOPPED, "pruned")
+    return [(label, state.get("error", "")) for label, state in states if state["status"] == FAILED]
 
 
 def _changes(base: Variant, variant: Variant) -> str:

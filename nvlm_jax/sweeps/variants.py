@@ -76,6 +76,7 @@ class Sweep:
     metric: str  # of results.json, dotted, larger is better
     variants: tuple[Variant, ...]
     claim: Mapping[str, Any] | None = None  # what the sweep is to decide, see claims.py
+    scale: float = 1.0  # times the file's steps; another than 1 is a trial
 
     @property
     def base(self) -> Variant:

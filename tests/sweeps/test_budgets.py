@@ -36,6 +36,14 @@ def test_equal_steps_and_samples(sweep):
     assert [v.stages["sft"].train.steps for v in budgets.match(sweep, "none").variants] == [100, 50]
 
 
+def test_a_trial_has_a_share_of_the_steps(sweep):
+    trial = budgets.scaled(sweep, 0.1)
+    assert [v.stages["sft"].train.steps for v in trial.variants] == [10, 5] and trial.scale == 0.1
+    assert trial.variants[1].stages["sft"].optimizer.warmup_steps == 1
+    assert [v.stages["sft"].train.steps for v in budgets.scaled(sweep, 0.001).variants] == [1, 1]
+    assert budgets.scaled(sweep, 1.0) is sweep
+
+
 def test_a_budget_below_one_step_is_an_error(sweep):
     costly = [dataclasses.replace(v) for v in sweep.variants]
     with pytest.raises(SweepError, match="one step costs more than all of the base's"):

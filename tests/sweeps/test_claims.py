@@ -30,7 +30,7 @@ def test_every_claim_can_be_planned_and_compares_what_it_runs():
         assert all(c.kind in claims.KINDS for c in claim.comparisons) and any(c.needed for c in claim.comparisons)
         asked = [name for flags in sweep.evaluations.values() for name in flags["embedded"]]
         used = [d.name for v in sweep.variants for config in v.stages.values() for d in config.data.blend]
-        assert set(asked + used) <= set(embedded.DATASETS)
+        assert set(asked + used) <= set(embedded.ALL)
     assert numbers == list(range(1, 10))
 
 
@@ -85,7 +85,7 @@ def sweep(add):
 """
 
 
-def test_from_runs_to_a_record_and_a_page(place):
+def test_from_runs_to_a_record_and_a_page(place, monkeypatch):
     sweep = variants.load(write_sweep(place / "claim_7.py", CLAIM))
     store.open_sweep(sweep, "runs")
     plan, runs = store.read_runs("runs")
@@ -93,6 +93,8 @@ def test_from_runs_to_a_record_and_a_page(place):
     with pytest.raises(compare.MissingSeed, match=r"'tags over none': seed 1 \(waiting\) of 1d has no result"):
         claims.decide(plan, runs)
     Runner(plan, say=lambda line: None).run_all(runs)
+    assert claims.decide(plan, runs)["verdict"] == claims.UNDECIDED  # two seeds are too few
+    monkeypatch.setattr(claims, "MINIMUM_SEEDS", 2)
     record = json.loads(json.dumps(claims.decide(plan, runs)))
     tags, speed, text = record["comparisons"]
     assert record["verdict"] == claims.HOLDS and tags["seeds"] == [0, 1]
@@ -103,6 +105,8 @@ def test_from_runs_to_a_record_and_a_page(place):
     assert "| 7 | Tags help | holds |" in page and "+0.200" in page and "x 1.00" in page and "728 -> 806" in page
     with pytest.raises(ValueError, match="is no claim"):
         claims.decide(plan | {"claim": None}, runs)
+    with pytest.raises(ValueError, match=r"was a trial with --steps_scale=0\.1"):
+        claims.decide(plan | {"scale": 0.1}, runs)
 
 
 @pytest.mark.slow

@@ -147,3 +147,22 @@ def test_the_smoke_sweep_is_architectures_by_tile_tags():
     names = [f"arch={arch},tile_tags={tags}" for arch in "dx" for tags in ("1d", "none")]
     assert [variant.name for variant in sweep.variants] == names and sweep.base.name == names[0]
     assert [list(v.stages) for v in sweep.variants] == [["pretrain"]] * 4
+
+
+def test_anything_in_a_config_can_be_swept(tmp_path):
+    body = """
+    def sweep(add):
+        add("arch=x")
+        for every in (2, 4):
+            add("arch=x", {"model.cross_attention.every": every})
+        add("arch=x", {"model.cross_attention.gate_init": 0.5})
+        add("arch=x", {"model.cross_attention.resampler_latents": 4})
+        add("arch=d", {"model.projector_width": 64})
+        add("arch=d", {"model.vision.patch_size": 8, "model.pixel_shuffle": 2})
+        add("arch=d", {"model.vision.image_size": 96})
+        add("arch=d", {"sft.inputs.max_tiles": 3, "sft.inputs.thumbnail": True})
+        add("arch=h", {"sft.train.trainable": ("projector",), "sft.optimizer.gate_learning_rate_scale": 10.0})
+        add("arch=h", {"sft.data.blend": [{"name": "qa", "path": "runs/data/qa"}]})
+        add("arch=d", {"model.decoder.layers": 2, "model.unroll": 2})
+    """
+    assert len({v.name for v in load(write_sweep(tmp_path / "all.py", body)).variants}) == 12
