@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import secrets
 import shutil
 import threading
 
@@ -57,13 +58,13 @@ class Remote:
         file = self.folder / name
         with self._lock:
             if not file.exists():
-                partial = file.with_name(f".{name}.{os.getpid()}")
+                partial = file.with_name(f".{name}.{secrets.token_hex(4)}")
                 self._open().get_file(self._at(name), str(partial))
                 partial.replace(file)
         return file
 
     def _put(self, name: str, data: bytes) -> None:
-        partial = self.folder / f".{name}.{os.getpid()}"
+        partial = self.folder / f".{name}.{secrets.token_hex(4)}"
         partial.write_bytes(data)
         partial.replace(self.folder / name)
 
