@@ -53,6 +53,11 @@ def padding(drawn: Lengths, budgets: Budgets) -> Padding:
     return Padding(budgets, float(token_loss), float(tile_loss), over / len(drawn[0]))
 
 
+def cost(each: Padding) -> float:
+    """What a choice of budgets costs: the worse padding, and ten times the share of samples that it leaves out."""
+    return max(each.tokens, each.tiles) + 10 * each.left_out
+
+
 def suggest(drawn: Lengths, tokens_per_row: int, window: int) -> Padding:
     """The budgets near `tokens_per_row` that waste least: the worse of the two paddings is smallest.
 
@@ -69,7 +74,7 @@ def suggest(drawn: Lengths, tokens_per_row: int, window: int) -> Padding:
     near = range(round(tokens_per_row * (1 - NEAR)), round(tokens_per_row * (1 + NEAR)) + 1)
     choices = {tokens_per_row, *(number for number in near if number % STEP == 0)}
     tried = [padding(drawn, b) for number in sorted(choices) for b in _matched(drawn, number, window)]
-    return min(tried, key=lambda p: max(p.tokens, p.tiles) + p.left_out)
+    return min(tried, key=cost)
 
 
 def _matched(drawn: Lengths, tokens_per_row: int, window: int) -> list[Budgets]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import pathlib
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -191,7 +191,7 @@ def _load(file: pathlib.Path, size: int) -> tuple[np.ndarray, np.ndarray] | None
 
 def _save(file: pathlib.Path, measured: np.ndarray) -> None:
     """Best effort: a directory that cannot be written to costs a measurement at each start, no more."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with open(partial, "wb") as out:
             np.save(out, measured)

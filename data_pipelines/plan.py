@@ -17,8 +17,8 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 import pathlib
+import secrets
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -178,7 +178,7 @@ def plan_rows(
     if file and file.exists() and len(Plan(file)) >= rows:
         return Plan(file, rows, groups, dropped)
     if file:
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")  # several hosts may write it at once
         try:
             with open(partial, "wb") as out:
                 write_plan(out, packed_windows(blend.fresh(), lengths, budgets), rows, blend.names, budgets)

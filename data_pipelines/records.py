@@ -27,6 +27,7 @@ import pyarrow as pa
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from data_pipelines import index
+from data_pipelines.remote import Remote, is_remote
 from nvlm_jax.inputs.batch import Message, Sample
 from nvlm_jax.inputs.errors import BadSample
 
@@ -261,6 +262,17 @@ def read_manifest(path: str | pathlib.Path) -> Manifest:
     return dataclasses.replace(manifest, shards=tuple(manifest.shards), groups=tuple(manifest.groups))
 
 
+def _remote(address: str) -> Remote:
+    try:
+        remote = Remote(address, MANIFEST)
+        remote.local(index.INDEX)
+        return remote
+    except FileNotFoundError as error:
+        raise DatasetError(f"{address}: no dataset here ({error} is missing)") from error
+    except (OSError, ImportError, ValueError) as error:
+        raise DatasetError(f"{address}: cannot be read: {error}") from error
+
+
 def _replace(partial: pathlib.Path, path: pathlib.Path) -> None:
     """Rename `partial` to `path`; a dataset that stood there is moved away first, then deleted."""
     old = path.parent / f".{path.name}.old"
@@ -278,12 +290,20 @@ class RecordSource:
     """
 
     def __init__(self, path: str | pathlib.Path):
-        """Raises DatasetError if there is no whole dataset at `path`."""
-        self.path = pathlib.Path(path)
+        """
+        Args:
+            path: a directory, or an address on object storage (`data_pipelines/remote.py`).
+
+        Raises:
+            DatasetError: there is no whole dataset.
+        """
+        self._remote = _remote(str(path)) if is_remote(path) else None
+        self.path = self._remote.folder if self._remote else pathlib.Path(path)
         self.manifest = read_manifest(self.path)
         shards = len(self.manifest.shards)
         self._files = [self.path / shard_name(self.manifest.name, shard, shards) for shard in range(shards)]
-        missing = [file.name for file in self._files if not file.exists()]
+        there = self._remote.names() if self._remote else None
+        missing = [f.name for f in self._files if not (f.exists() if there is None else f.name in there)]
         if missing:
             raise DatasetError(f"{self.path}: {len(missing)} of {shards} shards are missing, the first {missing[0]}")
         self._first = [sum(self.manifest.shards[:shard]) for shard in range(shards)]
@@ -315,6 +335,8 @@ class RecordSource:
     def _reader(self, shard: int) -> ArrayRecordReader:
         with self._lock:
             if shard not in self._readers:
+                if self._remote:
+                    self._remote.local(self._files[shard].name)
                 self._readers[shard] = ArrayRecordReader(str(self._files[shard]), **READER_OPTIONS)
             return self._readers[shard]
 

@@ -133,7 +133,7 @@ def suggest_budgets() -> None:
         note = "  (now)" if place == 0 else ""
         losses = f"{each.tokens:6.1%} {each.tiles:6.1%} {each.left_out:6.2%}"
         print(f"{each.budgets.tokens_per_row:7,} {each.budgets.tiles_per_row:4}: {losses}{note}")
-    best = min(found, key=lambda each: max(each.tokens, each.tiles) + each.left_out).budgets
+    best = min(found, key=budgets.cost).budgets
     print(f"--config.data.tokens_per_row={best.tokens_per_row} --config.data.tiles_per_row={best.tiles_per_row}")
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from data_pipelines.faults import fault_of
-from data_pipelines.raw import lines, pdfs, records, tables, tars
+from data_pipelines.raw import lines, pdfs, records, tables, tars, tfds
 from data_pipelines.raw.entry import Entry, LayoutError, Part, Record, Spec
 from data_pipelines.raw.public import charts, documents, natural, science
 from data_pipelines.raw.public.grouping import Found
@@ -41,6 +41,8 @@ LAYOUTS: dict[str, Streamed | Annotated] = {
     "table_pairs": Streamed(tables.hub_parts, tables.hub_records, records.from_pairs),
     "tar_conversations": Streamed(tars.parts, tars.records, records.from_conversation),
     "tar_columns": Streamed(tars.parts, tars.records, records.from_columns),
+    "tfds_conversations": Streamed(tfds.parts, tfds.records, records.from_conversation),
+    "tfds_columns": Streamed(tfds.parts, tfds.records, records.from_columns),
     "pdf_pages": Streamed(pdfs.parts, pdfs.records, records.from_columns),
     # of one dataset
     "coco_captions": Annotated(natural.coco_captions),

@@ -4,7 +4,7 @@ import pytest
 from data_pipelines.blend import Blend, PlanError
 from data_pipelines.budgets import draw, padding, suggest
 from data_pipelines.plan import Budgets
-from tests.data_pipelines.test_packing import mix
+from tests.data_pipelines.test_row_packing import mix
 
 
 def test_padding_is_what_the_rows_do_not_hold():

@@ -7,7 +7,7 @@ import pytest
 from data_pipelines import plan as plan_module
 from data_pipelines.blend import Blend, PlanError
 from data_pipelines.plan import Budgets, Plan, packed_windows, plan_key, plan_rows, write_plan
-from tests.data_pipelines.test_packing import mix
+from tests.data_pipelines.test_row_packing import mix
 
 
 def plan(rows, seed=0, tokens_per_row=8192, tiles_per_row=26, lengths=None, directory=None, window=256):

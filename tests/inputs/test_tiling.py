@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from nvlm_jax.inputs import tags, tiling
 from nvlm_jax.inputs.errors import ImageError
@@ -197,6 +197,17 @@ def test_exif_orientation_is_applied_to_pixels_and_size(orientation, format):
     assert image.size == image_size(data) == ((24, 40) if orientation >= 5 else (40, 24))
     reference = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     np.testing.assert_array_equal(np.asarray(image), np.asarray(reference))
+
+
+def test_an_icc_profile_changes_nothing():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()  # would turn all colours
+    image = Image.fromarray(np.arange(3 * 64 * 48, dtype=np.uint8).reshape(48, 64, 3))
+    for format in ("PNG", "JPEG", "TIFF"):
+        plain, profiled = io.BytesIO(), io.BytesIO()
+        image.save(plain, format)
+        image.save(profiled, format, icc_profile=profile)
+        assert Image.open(profiled).info["icc_profile"] == profile
+        np.testing.assert_array_equal(open_image(profiled.getvalue()), open_image(plain.getvalue()))
 
 
 @pytest.mark.parametrize("size", [(1, 500), (500, 1), (1, 1), (3, 2000)])
