@@ -1,4 +1,4 @@
-"""Memory and traffic by hand: parameters, optimizer, gradients, kept and passing activations.
+"""Memory and traffic by hand: parameters, optimizer, kept activations, and the most that passes by at one time.
 
 A check on what the compiler says, the first sieve of the planner's search, and all there is for HBM traffic.
 """
@@ -29,9 +29,8 @@ class Held(NamedTuple):
     optimizer: float
     frozen: float
     batch: float
-    gradients: float  # in float32, as they go into the optimizer
     kept: float  # activations that wait for the backward pass
-    passing: float  # the widest layer's activations and gathered weights
+    passing: float  # the most of: the loss; a layer going backward beside all gradients, in float32; the encoder
 
     @property
     def total(self) -> float:
@@ -65,8 +64,8 @@ def held_by_hand(config: RunConfig, mesh: Mesh) -> Held:
     ]
     batch = held_bytes(with_shardings(abstract_batch(config), batch_shardings(mesh)))
     parameters, optimizer, frozen = (float(held_bytes(tree)) for tree in trees)
-    kept, passing = _activations(config, mesh)
-    return Held(parameters, optimizer, frozen, float(batch), parameters, kept, passing)
+    kept, passing = _activations(config, mesh, gradients=parameters)
+    return Held(parameters, optimizer, frozen, float(batch), kept, passing)
 
 
 def hbm_traffic(config: RunConfig, mesh: Mesh) -> float:
@@ -108,7 +107,7 @@ def _one_step(config: RunConfig) -> TrainConfig:
 _abstract_state = functools.lru_cache(maxsize=4)(abstract_state)
 
 
-def _activations(config: RunConfig, mesh: Mesh) -> tuple[float, float]:
+def _activations(config: RunConfig, mesh: Mesh, gradients: float) -> tuple[float, float]:
     model, d = config.model, config.model.decoder
     item, share = jnp.dtype(model.dtype).itemsize, shares(config, mesh)
     tensor, vocabulary = mesh.shape["tensor"], d.vocab_size / mesh.shape["tensor"]
@@ -120,7 +119,8 @@ def _activations(config: RunConfig, mesh: Mesh) -> tuple[float, float]:
     inside = tokens * (3 * d.width + 4 * d.ff / tensor + 3 * d.heads * d.head_dim / tensor) * item
     gathered = 2 * item * (2 * d.width * d.heads * d.head_dim + 3 * d.width * d.ff) / tensor
     chunk = min(model.loss_chunk, config.data.tokens_per_row) / mesh.shape["context"]
-    logits = share.rows * chunk * vocabulary * 4 * 2 + d.width * vocabulary * (2 * item + 4)
+    # Scores in float32 and their gradient; the head's weights, gathered, and the gradient of those.
+    loss = share.rows * chunk * vocabulary * (4 + item) + d.width * vocabulary * 2 * item
     patches = 1 + (model.vision.image_size // model.vision.patch_size) ** 2
     vision = share.tiles * patches * (4 * model.vision.width + 2 * model.vision.ff) * item
-    return kept, max(inside + gathered, logits, vision)
+    return kept, max(inside + gathered + gradients, loss, vision)
