@@ -32,6 +32,7 @@ from configs.nvlm import ARCHS, TINY_DATA, get_config
 from data_pipelines import embedded
 from nvlm_jax.config import RunConfig, from_mapping, to_mapping
 from nvlm_jax.evaluation import report, results
+from nvlm_jax.training.allocator import KEEP_MEMORY
 from nvlm_jax.training.telemetry import METRICS, read_metrics
 
 ARCHITECTURES = flags.DEFINE_list("archs", list(ARCHS), f"of {', '.join(ARCHS)}")
@@ -42,13 +43,6 @@ LIMIT = flags.DEFINE_integer("limit", 50, "held-out pages, and text-only samples
 
 STAGES = ("pretrain", "sft")
 HELD_OUT = ("qa-test", "text-test")
-# XLA's CPU backend asks for its buffers anew at each step. Told to keep freed memory, and to back it with huge pages,
-# glibc hands it back the same ones: a step then takes about two thirds of the time (docs/performance.md).
-MEMORY = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "MALLOC_MMAP_THRESHOLD_": "8000000000",
-    "MALLOC_TRIM_THRESHOLD_": "16000000000",
-}
 SECONDS = "quickstart_seconds.json"  # in each stage's directory: wall-clock spent on it, over all starts
 
 
@@ -62,7 +56,7 @@ def main(argv: list[str]) -> None:
     root.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((root / ".jax_cache").absolute()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    for name, value in MEMORY.items():
+    for name, value in KEEP_MEMORY.items():
         os.environ.setdefault(name, value)
     try:
         prepare()

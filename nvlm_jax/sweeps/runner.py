@@ -25,16 +25,11 @@ from nvlm_jax.evaluation import results as evaluation_results
 from nvlm_jax.sweeps import hparams
 from nvlm_jax.sweeps.record import collect
 from nvlm_jax.sweeps.store import FAILED, FINISHED, LOG, PRUNED, RESULTS, RUNNING, STOPPED, Run
+from nvlm_jax.training.allocator import KEEP_MEMORY
 from nvlm_jax.training.workdir import write_atomically
 
 TRAIN, EVALUATE, RESOLVED = "launch.train", "launch.evaluate", "configs/resolved.py"
 FLAGS = "sweep_flags.json"  # in an evaluation's folder: what it was asked
-# As launch.quickstart sets them: a step on CPU then takes about two thirds of the time (docs/performance.md).
-ENVIRONMENT = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "MALLOC_MMAP_THRESHOLD_": "8000000000",
-    "MALLOC_TRIM_THRESHOLD_": "16000000000",
-}
 POLL = 0.2  # seconds between two looks at a child
 
 
@@ -182,7 +177,7 @@ class Runner:
                 self.watch(run, what)
 
     def _environment(self, run: Run, device: str) -> dict[str, str]:
-        environment = dict(ENVIRONMENT) | dict(os.environ)
+        environment = KEEP_MEMORY | dict(os.environ)
         environment.setdefault("JAX_COMPILATION_CACHE_DIR", str((run.root / ".jax_cache").absolute()))
         if device:
             environment["CUDA_VISIBLE_DEVICES"] = device
