@@ -1,7 +1,7 @@
 """Environment of training processes on CPU.
 
-XLA's CPU backend asks for its buffers anew at each step. Told to keep freed memory, and to back it with huge pages, glibc
-hands it back the same ones: a step then takes about two thirds of the time (docs/performance.md).
+XLA's CPU backend asks for its buffers anew at each step. Told to keep freed memory, and to back it with huge pages,
+glibc hands it back the same ones: a step then takes about two thirds of the time (docs/performance.md).
 """
 
 KEEP_MEMORY = {
