@@ -69,6 +69,8 @@ def main(argv: list[str]) -> None:
         port=PORT.value,
         log_level="info",
         access_log=False,
+        # Longer than clients keep an idle connection (5 s is common): or one is closed just when it is used again.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=int(SECONDS.value) + 1,
     )
 

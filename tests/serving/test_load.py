@@ -43,8 +43,8 @@ def test_a_client_that_goes_away_is_cancelled(serve, stream):
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{running.url}/v1/chat/completions", json={"messages": HELLO, "stream": stream}, timeout=0.3)
     running.engine.gate.set()
-    running.wait_for(lambda: running.server.worker.pending == 0)
-    assert running.engine.cancelled == [1] or running.engine.working == 0
+    # The coroutine ends first, and tells the engine's thread.
+    running.wait_for(lambda: running.server.worker.pending == running.engine.working == 0)
     assert running.post({"messages": HELLO}).status_code == 200
 
 
