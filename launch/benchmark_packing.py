@@ -96,6 +96,8 @@ class Early:
 
         Of eight numbers (tokens and tiles in four quarters) the largest is seldom above 3 standard errors by chance.
         """
+        if self._windows < 2:  # too few to tell
+            return 0.0, 0.0
         mean = self._sum / self._windows
         error = np.sqrt((self._squares / self._windows - mean**2) / self._windows)
         return float(np.abs(mean).max()), float((np.abs(mean) / error).max())
