@@ -278,7 +278,7 @@ def test_lengths_that_the_data_no_longer_has_are_a_fault_that_says_what_to_do(ma
 
 def test_dense_labels_have_a_group(make_config):
     config = make_config(blend={"dense": 1.0}, steps=2, inputs={"template": "dense"}, tokens_per_row=1120)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dense_labels=5))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, dense_labels=7))
     plan = make_plan(config)
     (batch, _), _ = batches(config, plan)
     assert plan.groups == ("dense",) and set(np.unique(batch.loss_groups)) == {0, 1}

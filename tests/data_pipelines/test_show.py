@@ -171,8 +171,8 @@ def test_rows_without_tiles_and_rows_of_labels(make_config, tmp_path, blend):
     dense = "dense" in blend
     config = make_config("d", blend, inputs={"template": "dense" if dense else "chatml"}, tiles_per_row=14 * dense)
     if dense:
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dense_labels=5))
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokens_per_row=14 * 16 * 5))
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, dense_labels=7))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokens_per_row=14 * 16 * 7))
     shown, _, page = draw(tmp_path, config)
     read = Reader(page)
     assert len(read.pieces) == np.count_nonzero(shown.batch.segment_ids)

@@ -79,10 +79,12 @@ def test_all_grids_occur():
 def test_described_and_dense_of_each_element():
     described, dense = ONE_OF_EACH.described(), ONE_OF_EACH.dense()
     assert described == ["kFOXm372A.3B...C", BLANK * 16, "4783..######p.q.", "~" * 16]
-    assert dense[0][:4] == ["kkFOX", "FkFOX", "OkFOX", "XkFOX"]
-    assert dense[0][8:10] == ["AA.3B", ".A.3B"]
-    assert dense[2][0] == "4p47." and dense[2][6] == "#q83." and dense[2][13] == ".p47."
-    assert set(dense[1]) == {"....."} and set(dense[3]) == {"~~~~~"}
+    assert dense[0][:4] == ["kkFOX.F", "FkFOXkO", "OkFOXFX", "XkFOXO."]
+    assert dense[0][8:10] == ["AA.3B..", ".A.3BA3"]
+    # A bar is read from its label: p, 4, 7. Its body is not read.
+    assert dense[2][:2] == ["4p47.p7", "7p47.4."] and dense[2][12] == "pp47..4"
+    assert dense[2][6] == "#q83..." and dense[2][13] == ".p47..."
+    assert set(dense[1]) == {BLANK * 7} and set(dense[3]) == {"~" * 7}
     assert len(Page((1, 1), ONE_OF_EACH.elements[:2]).described()) == 1
 
 
@@ -90,13 +92,13 @@ def test_described_is_what_dense_says():
     for page in pages_of("train", 200):
         described, dense = page.described(), page.dense()
         assert ["".join(cell[0] for cell in tile) for tile in dense] == described
-        assert all(len(tile) == CELLS**2 and all(len(cell) == 5 for cell in tile) for tile in dense)
+        assert all(len(tile) == CELLS**2 and all(len(cell) == 7 for cell in tile) for tile in dense)
         assert len(described) == page.tiles + (page.tiles > 1)
         for tile, symbols in zip(dense[: page.tiles], described, strict=False):
             for row in range(CELLS):
                 line = symbols[row * CELLS : (row + 1) * CELLS]
                 for cell in tile[row * CELLS : (row + 1) * CELLS]:
-                    summary = cell[1:]
+                    summary = cell[1:5]
                     bar = re.fullmatch(r"([a-z])(\d\d)\.", summary)
                     assert summary in symbols or (bar and {bar[1], bar[2][0]} < set(symbols))
                     assert bar or summary == line
