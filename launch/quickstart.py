@@ -30,7 +30,7 @@ from rich.table import Table
 
 from configs.nvlm import ARCHS, TINY_DATA, get_config
 from data_pipelines import embedded
-from nvlm_jax.config import RunConfig, from_mapping, to_mapping
+from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.evaluation import report, results
 from nvlm_jax.training.allocator import KEEP_MEMORY
 from nvlm_jax.training.telemetry import METRICS, read_metrics
@@ -117,8 +117,11 @@ def is_trained(workdir: pathlib.Path, name: str, changes: dict[str, Any]) -> boo
     record = workdir / "config.json"
     if not (workdir / "checkpoints" / str(config.train.steps)).is_dir() or not record.exists():
         return False
-    resolved = to_mapping(from_mapping(RunConfig, config.to_dict()))
-    return json.loads(record.read_text())["config"] == resolved
+    saved = json.loads(record.read_text())["config"]
+    try:
+        return from_mapping(RunConfig, saved) == from_mapping(RunConfig, config.to_dict())
+    except ConfigError:  # of another version; launch.train says what differs
+        return False
 
 
 def evaluate(root: pathlib.Path, arch: str) -> None:

@@ -232,7 +232,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
 
 
 def to_mapping(value: Any) -> Any:
-    """The inverse of `from_mapping`: nested dicts and lists of plain values."""
+    """The inverse of `from_mapping`: nested dicts and tuples of plain values."""
     if dataclasses.is_dataclass(value):
         return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):

@@ -228,7 +228,7 @@ def _check_same(sweep: Sweep, root: pathlib.Path, found: Mapping[str, Any]) -> N
         record = found["variants"].get(variant.name)
         if record and record["config_hash"] != digest(variant.seeded(0)):
             stages = {stage: to_mapping(config) for stage, config in variant.seeded(0).items()}
-            lines = lines_of_differences(record["stages"], stages)
+            lines = lines_of_differences(record["stages"], json.loads(json.dumps(stages)))
             faults += [f"variant {variant.name}: {line}" for line in lines]
     if faults:
         raise SweepError(

@@ -21,7 +21,7 @@ def test_prepare_makes_what_is_asked_for_once(tmp_path):
 def test_prepare_refuses_what_it_does_not_know(tmp_path):
     unknown = prepare(f"--out={tmp_path}", "--only=qa,pages")
     assert unknown.returncode != 0
-    assert "no dataset pages; there are caption-1, qa-1, qa" in unknown.stdout + unknown.stderr
+    assert "no dataset pages; there are caption-1, aligned, qa-1" in unknown.stdout + unknown.stderr
     stray = prepare(f"--out={tmp_path}", "qa")
     assert stray.returncode != 0 and "unexpected arguments" in stray.stdout + stray.stderr
     assert not list(tmp_path.iterdir())
