@@ -25,7 +25,7 @@ def test_equal_flops(sweep):
     for stage in ("pretrain", "sft"):
         spent = [v.stages[stage].train.steps * budgets.flops_of_step(v.stages[stage]) for v in (d, x)]
         assert d.stages[stage].train.steps == 100
-        assert spent[1] == pytest.approx(spent[0], rel=0.5 / x.stages[stage].train.steps)
+        assert abs(spent[1] - spent[0]) <= 0.5 * budgets.flops_of_step(x.stages[stage])  # the nearest step
         assert x.stages[stage].optimizer.warmup_steps == round(10 * x.stages[stage].train.steps / 50)
 
 
