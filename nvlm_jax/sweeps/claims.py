@@ -20,11 +20,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from nvlm_jax.sweeps import compare
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.store import FINISHED, Run
+from nvlm_jax.sweeps.texts import text_environment
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this size"
 KINDS = ("greater", "kept", "equal")
@@ -176,12 +175,6 @@ def read_records(directory: pathlib.Path) -> dict[int, dict[str, Any]]:
 
 def page(claims: Sequence[Claim], records: Mapping[int, Mapping[str, Any]]) -> str:
     """docs/claims.md: every claim, with its verdict where it was run."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = text_environment()
     environment.filters["signed"] = lambda number, ratio: f"x {number:.2f}" if ratio else f"{number:+.3f}"
     return environment.get_template(TEMPLATE).render(claims=claims, records=records, minimum=MINIMUM_SEEDS)

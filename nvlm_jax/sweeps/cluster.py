@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
+from nvlm_jax.sweeps.texts import text_environment
 
 TEMPLATES = {"slurm": "array.sbatch.j2", "gke": "jobset.yaml.j2"}
 SUBMIT = {"slurm": ["sbatch"], "gke": ["kubectl", "apply", "-f"]}
@@ -37,13 +37,7 @@ def render(backend: str, name: str, arguments: Sequence[str], tasks: int, option
     Raises:
         KeyError: another backend.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = text_environment()
     label = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")[:50]
     command = shlex.join([options["python"], "-m", "launch.sweep", *arguments])
     values = dict(options, name=label, command=command, tasks=tasks, last=tasks - 1)
