@@ -15,12 +15,13 @@ CONFIG = make_run_config("d", steps=8, checkpoint_every=3, trainable=("projector
 
 
 def batches(start: int, index: int, count: int, pause: int, workdir: Path):
-    """This process's rows of each batch; before step `pause` it says so and waits, to be killed or signalled."""
+    """This process's rows of each batch; before step `pause` it says so and waits for a file named go, or its end."""
     rows = CONFIG.train.batch_rows // count
     for step, (batch, info) in enumerate(make_batches(CONFIG, start), start + 1):
         if step == pause:
             (workdir / f"paused-{index}").touch()
-            time.sleep(3)
+            while not (workdir / "go").exists():
+                time.sleep(0.05)
         yield Batch(*(field[index * rows : (index + 1) * rows] for field in batch)), info
 
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -64,13 +65,18 @@ def start(variables, workdir: Path, count: int = 2, pause: int = 0) -> list[subp
     ]
 
 
-def paused(workdir: Path, processes) -> None:
+def wait_until(true: Callable[[], bool], processes) -> None:
     end = time.monotonic() + SECONDS
-    while not all((workdir / f"paused-{index}").exists() for index in range(len(processes))):
+    while not true():
         assert time.monotonic() < end and all(p.poll() is None for p in processes), [p.poll() for p in processes]
         time.sleep(0.05)
-    for index in range(len(processes)):
-        (workdir / f"paused-{index}").unlink()
+
+
+def paused(workdir: Path, processes) -> None:
+    marks = [workdir / f"paused-{index}" for index in range(len(processes))]
+    wait_until(lambda: all(mark.exists() for mark in marks), processes)
+    for mark in marks:
+        mark.unlink()
 
 
 def ended(processes) -> list[tuple[int, str]]:
@@ -91,11 +97,14 @@ def test_two_processes_stop_together_survive_a_death_and_go_on_alone(tmp_path):
     processes = start(slurm, workdir, pause=3)
     paused(workdir, processes)
     processes[1].send_signal(signal.SIGTERM)  # one of them only
+    (workdir / "go").touch()
     assert [code for code, _ in ended(processes)] == [REQUEUE, REQUEUE]
     assert 2 <= max(steps(workdir)) <= 4
 
+    (workdir / "go").unlink()
     processes = start(plain, workdir, pause=7)
     paused(workdir, processes)
+    wait_until(lambda: max(steps(workdir)) == 6, processes)  # it is saved beside what follows
     processes[1].kill()
     begin = time.monotonic()
     (code, said), _ = ended(processes)
