@@ -1,6 +1,6 @@
 """Measure a part of the project on this machine; docs/performance.md has the numbers and the commands.
 
-    python -m launch.benchmark --config=configs/nvlm.py:arch=d,size=tiny,stage=sft [--steps=10]     a training step
+    python -m launch.benchmark --config=configs/nvlm.py:arch=d,size=tiny,stage=sft [--steps=10 --modules] a step
     python -m launch.benchmark --config=configs/nvlm.py:arch=d,size=tiny,stage=sft --sweep=tiles   D, X and H, 1-6 tiles
     python -m launch.benchmark --part=convert --directory=runs/benchmark [--gigabytes=4] [--repeats=3]
     python -m launch.benchmark --part=data [--repeats=20]
@@ -25,6 +25,7 @@ from ml_collections import config_flags
 CONFIG = config_flags.DEFINE_config_file("config", None, "the run whose training step is measured", lock_config=True)
 STEPS = flags.DEFINE_integer("steps", 10, "with --config: steps to time", lower_bound=1)
 SWEEP = flags.DEFINE_enum("sweep", None, ["tiles"], "with --config: cost against tiles, for D, X and H")
+MODULES = flags.DEFINE_bool("modules", False, "with --config: where the device's time goes, by module")
 TEXT = flags.DEFINE_integer("sample_text", 128, "with --config: text tokens of a synthetic sample", lower_bound=2)
 TILES = flags.DEFINE_integer("sample_tiles", 7, "with --config: tiles of a synthetic sample", lower_bound=0)
 PART_NAMES = ["convert", "data", "packing", "decode", "serve"]
@@ -72,7 +73,7 @@ def measure_training(directory: Path) -> None:
             benchmark_train.draw_sweep(points, directory / "tiles.png")
             print(directory / "tiles.png")
             return
-        found = benchmark_train.measure(config, STEPS.value, TEXT.value, TILES.value)
+        found = benchmark_train.measure(config, STEPS.value, TEXT.value, TILES.value, MODULES.value)
     except (ConfigError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     (directory / "train.json").write_text(json.dumps(found, indent=2) + "\n")

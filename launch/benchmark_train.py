@@ -20,6 +20,7 @@ from flax import nnx
 
 from configs.nvlm import get_config
 from data_pipelines.loader import batches, make_plan
+from launch import benchmark_profile
 from nvlm_jax.config import RunConfig, from_mapping
 from nvlm_jax.inputs.batch import THUMBNAIL, Batch
 from nvlm_jax.models.axes import laid_out
@@ -39,7 +40,7 @@ KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "
 KINDS |= {"NVIDIA H100": "h100", "NVIDIA B200": "b200"}
 
 
-def measure(config: RunConfig, steps: int, text: int, tiles: int) -> dict[str, Any]:
+def measure(config: RunConfig, steps: int, text: int, tiles: int, modules: bool = False) -> dict[str, Any]:
     """Medians over `steps` steps of the run on all devices here.
 
     Args:
@@ -47,6 +48,7 @@ def measure(config: RunConfig, steps: int, text: int, tiles: int) -> dict[str, A
         steps: to time.
         text: of a synthetic sample, tokens.
         tiles: of a synthetic sample.
+        modules: also where the device's time goes (`benchmark_profile`), from a few more steps.
     """
     config = dataclasses.replace(config, init=dataclasses.replace(config.init, **_no_init()))
     mesh = make_mesh(config.mesh)
@@ -75,12 +77,21 @@ def measure(config: RunConfig, steps: int, text: int, tiles: int) -> dict[str, A
         works.append(batch_work(config, batch))
         waits.append(time.monotonic())
     waits = [b - a - s for a, b, s in zip(waits, waits[1:], seconds[1:], strict=False)]
+    memory = _memory(compiled)
+    if modules:
+
+        def again() -> dict[str, jax.Array]:
+            nonlocal state
+            state, metrics = compiled(state, split.frozen, placed)
+            return metrics
+
+        found["modules"] = benchmark_profile.profile(again, compiled, min(3, steps))
     second = float(np.median(seconds[WARM:]))
     vision = _vision_seconds(config, split, state.params, placed, mesh, steps)
     work = Work(*np.mean(works[WARM:], axis=0))
     return found | _rates(config, mesh, work, second, vision) | {
         "data_wait_share": float(np.median(waits[WARM - 1 :]) / second) if kind != "synthetic" else None,
-        "memory_gib_of_a_device": _memory(compiled),
+        "memory_gib_of_a_device": memory,
         "loss": float(metrics["loss"]),
     }  # fmt: skip
 
@@ -117,6 +128,8 @@ def report(found: dict[str, Any]) -> str:
     lines.append(f"memory        {found['memory_gib_of_a_device']:.2f} GiB a device")
     wait = found["data_wait_share"]
     lines.append("data wait     " + ("not measured: synthetic" if wait is None else f"{wait:.1%} of the step"))
+    if "modules" in found:
+        lines.append("device time of a step:\n" + benchmark_profile.report(found["modules"]))
     return "\n".join(lines)
 
 

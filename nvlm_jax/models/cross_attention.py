@@ -50,6 +50,7 @@ class GatedCrossAttention(nnx.Module):
         self.mlp = GatedMLP(decoder.width, decoder.ff, rngs, dtype)
         self.mlp_gate = nnx.Param(jnp.full((), config.gate_init, jnp.float32))
 
+    @jax.named_scope("cross_attention")
     def keys_values(self, media: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B, T, N', D] -> two of [B, T*N', K, h]."""
         pattern = "b t n (k h) -> b (t n) k h"
@@ -74,6 +75,7 @@ class GatedCrossAttention(nnx.Module):
         out = constrain(out, "rows", "places", "heads", None)
         return constrain(self.out(rearrange(out, "b s n h -> b s (n h)")), "rows", "between", None)
 
+    @jax.named_scope("cross_attention")
     def __call__(
         self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, kept: bool = False
     ) -> jax.Array:

@@ -64,6 +64,7 @@ class SelfAttention(nnx.Module):
         self.v = linear(config.width, kv, rngs, dtype, bias=config.qkv_bias)
         self.out = linear(inner, config.width, rngs, dtype)
 
+    @jax.named_scope("attention")
     def __call__(
         self, x: jax.Array, positions: jax.Array, mask: CausalMask | CacheMask, cache: Cache | None
     ) -> tuple[jax.Array, KeyValues | None]:

@@ -51,6 +51,7 @@ class GatedMLP(nnx.Module):
         self.up = linear(width, ff, rngs, dtype)
         self.down = linear(ff, width, rngs, dtype)
 
+    @jax.named_scope("mlp")
     def __call__(self, x: jax.Array) -> jax.Array:
         if split():  # rows and places lie on different mesh axes and cannot become one dimension where they are
             x = constrain(x, "rows", "places", None)
