@@ -7,7 +7,7 @@
     python -m launch.benchmark --part=packing --arch=d --rows=10000000 [--index=FILE.parquet]
     python -m launch.benchmark --part=decode --checkpoint=runs/quickstart/d/sft [--data=runs/data] [--repeats=3]
     python -m launch.benchmark --part=serve --url=http://127.0.0.1:8000 [--clients=64] [--seconds=60]
-    python -m launch.benchmark --part=attention [--sweep=blocks]    implementations of attention; sizes of the kernels' blocks
+    python -m launch.benchmark --part=attention [--sweep=blocks]         ways to compute it; blocks of the kernels
 
 Measurements are ratios within one run where they can be, for machines differ and are shared.
 """
@@ -26,7 +26,7 @@ from ml_collections import config_flags
 CONFIG = config_flags.DEFINE_config_file("config", None, "the run whose training step is measured", lock_config=True)
 STEPS = flags.DEFINE_integer("steps", 10, "with --config: steps to time", lower_bound=1)
 SWEEP = flags.DEFINE_enum(
-    "sweep", None, ["tiles", "blocks"], "with --config, tiles: cost for D, X and H; with --part=attention, blocks: of kernels"
+    "sweep", None, ["tiles", "blocks"], "with --config: cost against tiles; with --part=attention: against blocks"
 )
 TEXT = flags.DEFINE_integer("sample_text", 128, "with --config: text tokens of a synthetic sample", lower_bound=2)
 TILES = flags.DEFINE_integer("sample_tiles", 7, "with --config: tiles of a synthetic sample", lower_bound=0)

@@ -13,6 +13,7 @@ A query that sees no key gets exactly zero from all of them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -122,7 +123,10 @@ def attend(
     if implementation is None:
         implementation = choose(q, k, mask, axes)
     if implementation == "cudnn":
-        return _split(lambda q, k, v: jax.nn.dot_product_attention(q, k, v, implementation="cudnn"), q, k, v, None, axes)
+        if mask is not None:
+            raise ValueError("attention: implementation cudnn is for mask=None; triton takes masks")
+        cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+        return _split(cudnn, q, k, v, None, axes)
     if implementation in KERNELS.values():
         return _split(_kernel(implementation), q, k, v, mask, axes)
     kernel = {"dense": _dense, "blockwise": _blockwise}[implementation]

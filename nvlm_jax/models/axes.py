@@ -76,6 +76,6 @@ def by_part(function: Callable[..., jax.Array], given: Sequence[Names], made: Na
 
 
 def platform() -> str:
-    """What the model is traced for: "cpu", "gpu" or "tpu". The devices of the layout, which may be elsewhere; or ours."""
+    """What the model is traced for, "cpu", "gpu" or "tpu": the layout's devices, which may be elsewhere, or ours."""
     layout = _LAYOUT.get()
     return jax.default_backend() if layout is None else layout.platform

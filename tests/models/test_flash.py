@@ -117,9 +117,9 @@ def test_skipped_blocks_hold_no_visible_pair(case):
     seen = np.asarray(visible(columns, type(rule.k)(*(None if x is None else x[:, None] for x in rule.k))))
     np.testing.assert_array_equal(seen, mask().block(0, keys))
     blocks = seen.reshape(ROWS, queries // q_size, q_size, keys // k_size, k_size)
-    some, every = blocks.any((2, 4)), blocks.all((2, 4))
     found = spans(rule, q_size, k_size)
-    for of, some, every in ((found.of_queries, some, every), (found.of_keys, *(x.swapaxes(1, 2) for x in (some, every)))):
+    for of, seen in ((found.of_queries, blocks), (found.of_keys, blocks.transpose(0, 3, 4, 1, 2))):
+        some, every = seen.any((2, 4)), seen.all((2, 4))
         place = np.arange(some.shape[-1])
         low, begin, end, high = (np.asarray(of)[..., i, None] for i in range(4))
         inside, whole = (place >= low) & (place < high), (place >= begin) & (place < end)
@@ -177,7 +177,7 @@ def of_kernel(case: str, kernel: str, width: int, kv_heads: int, rows: int = 2):
     shapes = [jax.ShapeDtypeStruct((rows, *size, width), jnp.bfloat16) for size in sizes]
     of_q, of_k = (jax.ShapeDtypeStruct((rows, n), jnp.int32) for n in (queries, keys))
     of_tiles = jax.ShapeDtypeStruct((rows, 6), jnp.int32)
-    marks = {"causal": (of_q, of_q, of_k, of_k), "tiles": (of_q, of_q, of_q, of_tiles, of_tiles), "nothing hidden": ()}[case]
+    marks = {"causal": (of_q, of_q, of_k, of_k), "tiles": (of_q, of_q, of_q, of_tiles, of_tiles)}.get(case, ())
 
     def compute(q, k, v, d_out, *marks):
         mask = CausalMask(*marks) if case == "causal" else None

@@ -1,7 +1,7 @@
-"""The kernels on TPUs. One grid in order: its last dimensions step over the other side's blocks, sums in scratch memory.
+"""The kernels on TPUs. One grid in order: its last dimensions step over the other side's blocks, sums stay in VMEM.
 
 Arrays are turned to [B, H, S, h] around the kernels, for blocks have to span the last two dimensions. Scores are held
-with keys down and queries across: what belongs to a query is then a row, which the vector unit spreads and sums cheaply.
+with keys down and queries across: what belongs to a query is then a row, cheap to spread and to sum over.
 A block that is not met costs a step of the grid, but nothing is read for it.
 """
 
@@ -130,8 +130,8 @@ def gradient_kv(given: Given, size: Size, interpret: bool) -> tuple[jax.Array, j
 
 def _turned(given: Given) -> tuple[jax.Array, ...]:
     """As the kernels of the backward pass take it."""
-    q, k, v, log, delta, d_out = (*map(_turn, given[:3]), given.log[:, :, None], given.delta[:, :, None], _turn(given[5]))
-    return q, k, v, log, delta, d_out, *_stacked(given.rule)
+    by_query = given.log[:, :, None], given.delta[:, :, None]
+    return *map(_turn, given[:3]), *by_query, _turn(given.d_out), *_stacked(given.rule)
 
 
 def _turn(x: jax.Array) -> jax.Array:
@@ -166,7 +166,7 @@ class _Call:
         def places(*grid_and_spans) -> tuple:
             """Row, query head, key/value head, block of queries, block of keys."""
             *grid, span = grid_and_spans
-            low, high = self.span(grid[0], grid[2], span)[:: 3]
+            low, high = self.span(grid[0], grid[2], span)[::3]
             other = jnp.maximum(jnp.minimum(grid[self.last], high - 1), low)
             if by_key:
                 return grid[0], grid[1] * group + grid[3], grid[1], other, grid[2]

@@ -205,8 +205,21 @@ def _gradient_q(
 
 
 def _gradient_kv(
-    q_ref, k_ref, v_ref, log_ref, delta_ref, d_out_ref, span, q_marks, k_marks, dk_ref, dv_ref, *, block: int, scale: float
-):  # fmt: skip
+    q_ref,
+    k_ref,
+    v_ref,
+    log_ref,
+    delta_ref,
+    d_out_ref,
+    span,
+    q_marks,
+    k_marks,
+    dk_ref,
+    dv_ref,
+    *,
+    block: int,
+    scale: float,
+):
     k, v, own = k_ref[...], v_ref[...], _marks(k_marks, slice(None), 1)
 
     def step(i, carry, masked):
