@@ -7,6 +7,7 @@
     python -m launch.benchmark --part=packing --arch=d --rows=10000000 [--index=FILE.parquet]
     python -m launch.benchmark --part=decode --checkpoint=runs/quickstart/d/sft [--data=runs/data] [--repeats=3]
     python -m launch.benchmark --part=serve --url=http://127.0.0.1:8000 [--clients=64] [--seconds=60]
+    python -m launch.benchmark --part=attention [--sweep=blocks]         ways to compute it; blocks of the kernels
 
 Measurements are ratios within one run where they can be, for machines differ and are shared.
 """
@@ -24,11 +25,13 @@ from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the run whose training step is measured", lock_config=True)
 STEPS = flags.DEFINE_integer("steps", 10, "with --config: steps to time", lower_bound=1)
-SWEEP = flags.DEFINE_enum("sweep", None, ["tiles"], "with --config: cost against tiles, for D, X and H")
+SWEEP = flags.DEFINE_enum(
+    "sweep", None, ["tiles", "blocks"], "with --config: cost against tiles; with --part=attention: against blocks"
+)
 MODULES = flags.DEFINE_bool("modules", False, "with --config: where the device's time goes, by module")
 TEXT = flags.DEFINE_integer("sample_text", 128, "with --config: text tokens of a synthetic sample", lower_bound=2)
 TILES = flags.DEFINE_integer("sample_tiles", 7, "with --config: tiles of a synthetic sample", lower_bound=0)
-PART_NAMES = ["convert", "data", "packing", "decode", "serve"]
+PART_NAMES = ["convert", "data", "packing", "decode", "serve", "attention"]
 PART = flags.DEFINE_enum("part", None, PART_NAMES, "what to measure instead of a training step")
 DIRECTORY = flags.DEFINE_string("directory", "runs/benchmark", "where files are made; they are left there")
 GIGABYTES = flags.DEFINE_float("gigabytes", 4.0, "with --part=convert: size of the checkpoint", lower_bound=3.8)
@@ -67,7 +70,7 @@ def measure_training(directory: Path) -> None:
 
     try:
         config = from_mapping(RunConfig, CONFIG.value.to_dict())
-        if SWEEP.value:
+        if SWEEP.value == "tiles":
             points = benchmark_train.sweep_tiles(config, STEPS.value, TEXT.value, config.inputs.max_tiles)
             (directory / "tiles.json").write_text(json.dumps(points, indent=2) + "\n")
             benchmark_train.draw_sweep(points, directory / "tiles.png")
@@ -121,12 +124,23 @@ def _serve(directory: Path) -> tuple[Any, str]:
     return found, benchmark_serve.report(found)
 
 
+def _attention(directory: Path) -> tuple[Any, str]:
+    from launch import benchmark_attention
+
+    if SWEEP.value == "blocks":
+        found = benchmark_attention.sweep_blocks()
+        return found, benchmark_attention.report_blocks(found)
+    found = benchmark_attention.measure()
+    return found, benchmark_attention.report(found)
+
+
 PARTS: dict[str, Callable[[Path], tuple[Any, str]]] = {
     "convert": _convert,
     "data": _data,
     "packing": _packing,
     "decode": _decode,
     "serve": _serve,
+    "attention": _attention,
 }
 
 

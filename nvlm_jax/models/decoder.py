@@ -165,7 +165,7 @@ class Decoder(nnx.Module):
         def gated_body(gated_params, x, keys_values):
             gated = nnx.merge(gated_graph, whole(gated_params))
             if keys_values is None:
-                return gated(x, *gated.keys_values(memory.media), memory.visible)
+                return gated(x, *gated.keys_values(memory.media), memory.visible, memory.mask)
             return gated(x, *keys_values, memory.visible, kept=True)
 
         def group_body(layers, x, scanned):

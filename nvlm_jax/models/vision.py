@@ -82,7 +82,7 @@ class VisionAttention(nnx.Module):
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (rearrange(a, "t p (n h) -> t p n h", n=self.heads) for a in (q, k, v))
-        return self.out(rearrange(attend(q, k, v), "t p n h -> t p (n h)"))
+        return self.out(rearrange(attend(q, k, v, axes=("tiles", None, None)), "t p n h -> t p (n h)"))
 
 
 class VisionLayer(nnx.Module):
