@@ -6,6 +6,7 @@
     python -m launch.benchmark --part=data [--repeats=20]
     python -m launch.benchmark --part=packing --arch=d --rows=10000000 [--index=FILE.parquet]
     python -m launch.benchmark --part=decode --checkpoint=runs/quickstart/d/sft [--data=runs/data] [--repeats=3]
+    python -m launch.benchmark --part=decode --config=configs/nvlm.py:arch=d,size=1b,stage=sft [--slots=64,16,1]
     python -m launch.benchmark --part=serve --url=http://127.0.0.1:8000 [--clients=64] [--seconds=60]
     python -m launch.benchmark --part=attention [--sweep=blocks]         ways to compute it; blocks of the kernels
 
@@ -40,17 +41,21 @@ ROWS = flags.DEFINE_integer("rows", 10_000_000, "with --part=packing: samples", 
 INDEX = flags.DEFINE_string("index", "", "with --part=packing: a dataset's index.parquet; default: a mix made here")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/quickstart/d/sft", "with --part=decode: a workdir of NVLM-D")
 DATA = flags.DEFINE_string("data", "runs/data", "with --part=decode or serve: directory that holds qa-test")
+SLOTS = flags.DEFINE_list("slots", ["64", "16", "1"], "with --part=decode and --config: requests answered together")
+PROMPT = flags.DEFINE_integer("prompt", 1024, "with --part=decode and --config: tokens of a prompt", lower_bound=1)
+NEW = flags.DEFINE_integer("new", 128, "with --part=decode and --config: tokens of an answer", lower_bound=64)
 REFERENCE = flags.DEFINE_bool("reference", True, "with --part=decode: transformers too; needs requirements-parity.txt")
 URL = flags.DEFINE_string("url", "http://127.0.0.1:8000", "with --part=serve: of a running launch.serve")
 CLIENTS = flags.DEFINE_integer("clients", 64, "with --part=serve: that ask at once", lower_bound=1)
-SECONDS = flags.DEFINE_float("seconds", 60.0, "with --part=serve: of asking", lower_bound=1.0)
+SECONDS = flags.DEFINE_float("seconds", 60.0, "with --part=serve: of asking; with --part=decode and --config: after "
+                             "which no further number of slots is begun", lower_bound=1.0)  # fmt: skip
 REPEATS = flags.DEFINE_integer("repeats", 3, "times each step is taken", lower_bound=1)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
-    if (PART.value is None) == (CONFIG.value is None):
+    if (PART.value is None) == (CONFIG.value is None) and PART.value != "decode":
         raise app.UsageError("give either --config, to measure a training step, or --part")
     directory = Path(DIRECTORY.value).absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -111,7 +116,14 @@ def _packing(directory: Path) -> tuple[Any, str]:
 
 
 def _decode(directory: Path) -> tuple[Any, str]:
-    from launch import benchmark_decode
+    from launch import benchmark_decode, benchmark_slots
+    from nvlm_jax.config import RunConfig, from_mapping
+
+    if CONFIG.value is not None:
+        config = from_mapping(RunConfig, CONFIG.value.to_dict())
+        slots = sorted(map(int, SLOTS.value), reverse=True)
+        found = benchmark_slots.measure(config, slots, PROMPT.value, NEW.value, SECONDS.value)
+        return found, benchmark_slots.report(found)
 
     found = benchmark_decode.measure(CHECKPOINT.value, Path(DATA.value), REPEATS.value, REFERENCE.value)
     return found, benchmark_decode.report(found)

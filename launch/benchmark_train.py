@@ -28,7 +28,7 @@ from nvlm_jax.models.flops import Work, keys_per_tile, padded_work, useful_flops
 from nvlm_jax.models.vision import spread_tiles
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.parallel.sharding import batch_shardings, global_batch, mesh_layout, state_shardings
-from nvlm_jax.planning.chips import CHIPS, GIB
+from nvlm_jax.planning.chips import CHIPS, GIB, Chip
 from nvlm_jax.planning.synthetic import synthetic_batch
 from nvlm_jax.training.initial import initial_model
 from nvlm_jax.training.loop import compile_step
@@ -37,7 +37,7 @@ from nvlm_jax.training.step import init_state, make_train_step, split_model
 WARM = 2  # steps before the clock starts
 # What `Device.device_kind` says of devices that `CHIPS` knows.
 KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}
-KINDS |= {"NVIDIA H100": "h100", "NVIDIA B200": "b200"}
+KINDS |= {"NVIDIA H100": "h100", "NVIDIA H200": "h200", "NVIDIA B200": "b200"}
 
 
 def measure(config: RunConfig, steps: int, text: int, tiles: int, modules: bool = False) -> dict[str, Any]:
@@ -249,12 +249,17 @@ def _median_seconds(run: Callable[[], Any], times: int) -> float:
     return float(np.median(seconds))
 
 
+def published() -> Chip | None:
+    """What its maker publishes of this device; None where `CHIPS` does not have it."""
+    kind = jax.devices()[0].device_kind
+    names = (name for known, name in sorted(KINDS.items(), key=lambda item: -len(item[0])) if kind.startswith(known))
+    return next((CHIPS[name] for name in names), None)
+
+
 def _peak() -> tuple[float, str]:
     """FLOPs a second of one device: published, or what a large matrix product reaches here."""
-    kind = jax.devices()[0].device_kind
-    for known, name in sorted(KINDS.items(), key=lambda item: -len(item[0])):
-        if kind.startswith(known):
-            return CHIPS[name].flops, f"{name}'s published bf16 peak"
+    if chip := published():
+        return chip.flops, f"{chip.name}'s published bf16 peak"
     size = 2048
     x = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda x: x @ x)
