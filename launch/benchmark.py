@@ -16,6 +16,7 @@ Measurements are ratios within one run where they can be, for machines differ an
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,8 @@ def measure_training(directory: Path) -> None:
     from launch import benchmark_train
     from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 
+    if MODULES.value:  # operations that a GPU starts as one recorded graph have no names of their own
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_command_buffer="
     try:
         config = from_mapping(RunConfig, CONFIG.value.to_dict())
         if SWEEP.value == "tiles":
