@@ -18,6 +18,7 @@ from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.parallel.watch import REQUEUE
 from nvlm_jax.training.loop import train
 from nvlm_jax.training.telemetry import read_metrics
+from tests.fast_compile import FAST_COMPILE
 from tests.tiny import make_batches
 from tests.training.several import CONFIG
 
@@ -49,7 +50,7 @@ def start(variables, workdir: Path, count: int = 2, pause: int = 0) -> list[subp
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count=2 {FAST_COMPILE}"
     command = [sys.executable, "-m", "tests.training.several", str(workdir), str(pause)]
     root = Path(__file__).parents[2]
     return [
