@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from nvlm_jax.generation.sampling import Chosen, Draws, choose
 from nvlm_jax.generation.store import PAGE, Store, read_pages, read_tiles, write_pages, write_tokens
+from nvlm_jax.models.axes import split_by_compiler
 from nvlm_jax.models.cross_attention import ImageMemory
 from nvlm_jax.models.decoder import Cache, CacheMask, KeyValues
 from nvlm_jax.models.nvlm import NVLM
@@ -89,7 +90,7 @@ class Programs:
         @functools.wraps(function)
         def call(**arguments):
             precision = jax.default_matmul_precision("highest") if self._full else contextlib.nullcontext()
-            with precision:
+            with precision, split_by_compiler(out_shardings is not None):
                 return compiled(**arguments)
 
         return call

@@ -1,17 +1,18 @@
 """The attention kernels, interpreted, against attention in float64; on one device and on eight."""
 
+import contextlib
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
 from nvlm_jax.config import MeshConfig
 from nvlm_jax.models import attention
 from nvlm_jax.models.attention import CausalMask, TileKeys, TileMask, attend
-from nvlm_jax.models.axes import laid_out
+from nvlm_jax.models.axes import laid_out, platform, split_by_compiler
 from nvlm_jax.models.flash import mosaic, triton
 from nvlm_jax.models.flash.attention import flash_attention
 from nvlm_jax.models.flash.rule import spans, visible
@@ -147,12 +148,12 @@ def test_eight_devices_give_the_numbers_of_one(case, kernel):
 
 
 def test_the_choice_is_by_platform_and_size():
-    def of(platform, queries, keys, mask=None, dtype="bfloat16", width=64):
+    def of(kind, queries, keys, mask=None, dtype="bfloat16", width=64):
         class Layout:
             def parts(self, name):
                 return 2
 
-        Layout.platform = platform
+        Layout.platform = kind
         q, k = (jax.ShapeDtypeStruct((2, n, h, width), dtype) for n, h in ((queries, 4), (keys, 2)))
         with laid_out(Layout()):
             return attention.choose(q, k, mask)
@@ -167,6 +168,9 @@ def test_the_choice_is_by_platform_and_size():
     assert of("tpu", 2047, 2047, mask) == "blockwise"  # places do not divide by two
     assert of("tpu", 2048, 9216, tiles()) == "mosaic"
     assert of("tpu", 2048, 9216, tiles()._replace(tiles=None)) == "blockwise"  # nothing but `visible` is known
+    with split_by_compiler():
+        assert platform() == "any" and of("tpu", 8192, 8192, mask) == "mosaic"  # a layout says how to split
+    assert platform() == "cpu"
 
 
 def of_kernel(case: str, kernel: str, width: int, kv_heads: int, rows: int = 2):
@@ -202,6 +206,14 @@ def test_kernels_compile_for_a_tpu_slice(case, width):
     assert lowered.compile().as_text().count('custom_call_target="tpu_custom_call"') == 3
 
 
+def a_gpu():
+    """Newer JAX asks which GPU it lowers for; older takes a Hopper where there is none."""
+    if jax.__version_info__ < (0, 11):
+        return contextlib.nullcontext()
+    device = AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    return use_abstract_mesh(AbstractMesh((1,), ("one",), abstract_device=device))
+
+
 @pytest.mark.parametrize("case", ["causal", "tiles"])
 def test_kernels_lower_to_triton(case):
     """As far as a machine without a GPU can go: Triton's own compiler is not asked."""
@@ -213,6 +225,6 @@ def test_kernels_lower_to_triton(case):
             return function
 
     compute, shapes = of_kernel(case, "triton", 64, kv_heads=1)
-    with laid_out(Layout()):
+    with laid_out(Layout()), a_gpu():
         lowered = jax.jit(compute).trace(*shapes).lower(lowering_platforms=("cuda",))
     assert lowered.as_text().count("xla.gpu.triton") == 3
