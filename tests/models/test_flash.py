@@ -163,7 +163,7 @@ def test_the_choice_is_by_platform_and_size():
     assert of("cpu", 1025, 1025) == "blockwise"
     assert [of("tpu", n, n, mask) for n in (128, 256, 8192)] == ["dense", "mosaic", "mosaic"]
     assert [of("gpu", n, n, mask) for n in (128, 256, 8192)] == ["dense", "triton", "triton"]
-    assert of("gpu", 1024, 1024) == "cudnn" and of("gpu", 1024, 1024, dtype="float32") == "triton"
+    assert of("gpu", 1024, 1024) == "cudnn" and of("gpu", 1024, 1024, mask, dtype="float32") == "dense"
     assert of("gpu", 1024, 1024, mask, width=80) == "dense"  # no power of two
     assert of("tpu", 2047, 2047, mask) == "blockwise"  # places do not divide by two
     assert of("tpu", 2048, 9216, tiles()) == "mosaic"
