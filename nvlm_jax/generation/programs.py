@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from nvlm_jax.generation.layers import MOST_CHOOSING, MOST_READING, extend, joined_layers, layers_of, split_layers
 from nvlm_jax.generation.sampling import Chosen, Draws, choose
 from nvlm_jax.generation.store import PAGE, Store, read_pages, read_tiles, write_pages, write_tokens
+from nvlm_jax.models.axes import split_by_compiler
 from nvlm_jax.models.cross_attention import ImageMemory
 from nvlm_jax.models.decoder import CacheMask, KeyValues
 from nvlm_jax.models.nvlm import NVLM
@@ -101,7 +102,7 @@ class Programs:
         @functools.wraps(function)
         def call(**arguments):
             precision = jax.default_matmul_precision("highest") if self._full else contextlib.nullcontext()
-            with precision:
+            with precision, split_by_compiler(out_shardings is not None):
                 return compiled(**arguments)
 
         return call

@@ -139,8 +139,7 @@ def choose(q: jax.Array, k: jax.Array, mask: Mask | None, axes: tuple[str | None
     """The implementation for arrays of these shapes on the devices that the model is traced for."""
     pairs, kernel = q.shape[1] * k.shape[1], KERNELS.get(platform())
     if kernel and pairs >= KERNEL_LIMIT and _serves(kernel, q, k, mask, axes):
-        half = q.dtype in (jnp.bfloat16, jnp.float16)
-        return "cudnn" if kernel == "triton" and mask is None and half else kernel
+        return "cudnn" if kernel == "triton" and mask is None else kernel
     return "dense" if pairs <= DENSE_LIMIT else "blockwise"
 
 
@@ -150,7 +149,7 @@ def _serves(kernel: str, q: jax.Array, k: jax.Array, mask: Mask | None, axes: tu
     sizes = zip((*q.shape[:3], k.shape[2]), (*axes, axes[2]), strict=True)
     divides = all(name is None or size % parts(name) == 0 for size, name in sizes)
     described = not isinstance(mask, TileKeys) or mask.tiles is not None
-    return divides and described and BACKENDS[kernel].serves(q.shape[3])
+    return divides and described and BACKENDS[kernel].serves(q.shape[3], q.dtype)
 
 
 def _kernel(backend: str) -> Callable[..., jax.Array]:

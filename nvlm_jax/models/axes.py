@@ -40,6 +40,7 @@ class Layout(Protocol):
 
 
 _LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
+_COMPILER_SPLITS: ContextVar[bool] = ContextVar("compiler_splits", default=False)
 
 
 @contextlib.contextmanager
@@ -50,6 +51,16 @@ def laid_out(layout: Layout | None) -> Iterator[None]:
         yield
     finally:
         _LAYOUT.reset(token)
+
+
+@contextlib.contextmanager
+def split_by_compiler(several: bool = True) -> Iterator[None]:
+    """Trace the model for several devices without a layout: with nothing in it that the compiler cannot split."""
+    token = _COMPILER_SPLITS.set(several)
+    try:
+        yield
+    finally:
+        _COMPILER_SPLITS.reset(token)
 
 
 def split() -> bool:
@@ -76,6 +87,11 @@ def by_part(function: Callable[..., jax.Array], given: Sequence[Names], made: Na
 
 
 def platform() -> str:
-    """What the model is traced for, "cpu", "gpu" or "tpu": the layout's devices, which may be elsewhere, or ours."""
+    """What the model is traced for, "cpu", "gpu" or "tpu": the layout's devices, which may be elsewhere, or ours.
+
+    "any" where the compiler splits the model: kernels of one platform are out of place there.
+    """
     layout = _LAYOUT.get()
+    if layout is None and _COMPILER_SPLITS.get():
+        return "any"
     return jax.default_backend() if layout is None else layout.platform

@@ -1,17 +1,18 @@
 """The attention kernels, interpreted, against attention in float64; on one device and on eight."""
 
+import contextlib
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec, use_abstract_mesh
 
 from nvlm_jax.config import MeshConfig
 from nvlm_jax.models import attention
 from nvlm_jax.models.attention import CausalMask, TileKeys, TileMask, attend
-from nvlm_jax.models.axes import laid_out
+from nvlm_jax.models.axes import laid_out, platform, split_by_compiler
 from nvlm_jax.models.flash import mosaic, triton
 from nvlm_jax.models.flash.attention import flash_attention
 from nvlm_jax.models.flash.rule import spans, visible
@@ -88,8 +89,7 @@ def with_gradients(compute, q, k, v, d_out):
     [
         ("causal", 4, 2, "float32", 1e-5),
         ("tiles", 8, 1, "float32", 1e-5),
-        ("nothing hidden", 2, 2, "float32", 1e-5),
-        ("causal", 2, 1, "bfloat16", 2e-2),
+        ("nothing hidden", 2, 2, "bfloat16", 2e-2),
     ],
 )
 def test_kernels_equal_attention_in_float64(backend, case, heads, kv_heads, dtype, tolerance):
@@ -128,8 +128,7 @@ def test_skipped_blocks_hold_no_visible_pair(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", ["triton", "mosaic"])
-@pytest.mark.parametrize("case", ["causal", "tiles", "nothing hidden"])
+@pytest.mark.parametrize(("case", "kernel"), [("causal", "mosaic"), ("tiles", "triton"), ("nothing hidden", "mosaic")])
 def test_eight_devices_give_the_numbers_of_one(case, kernel):
     """Rows over fsdp, heads over tensor, queries over context; without a mask whole tiles over all of them."""
     if case == "nothing hidden":
@@ -140,19 +139,18 @@ def test_eight_devices_give_the_numbers_of_one(case, kernel):
     one = with_gradients(compute, *given)
     with laid_out(mesh_layout(make_mesh(PRESETS["fsdp2-tp2-context2"]))):
         several = with_gradients(compute, *given)
-    if kernel == "mosaic":
-        assert not several[0].sharding.is_fully_replicated
+    assert not several[0].sharding.is_fully_replicated
     for got, want in zip(several, one, strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
 
 def test_the_choice_is_by_platform_and_size():
-    def of(platform, queries, keys, mask=None, dtype="bfloat16", width=64):
+    def of(kind, queries, keys, mask=None, dtype="bfloat16", width=64):
         class Layout:
             def parts(self, name):
                 return 2
 
-        Layout.platform = platform
+        Layout.platform = kind
         q, k = (jax.ShapeDtypeStruct((2, n, h, width), dtype) for n, h in ((queries, 4), (keys, 2)))
         with laid_out(Layout()):
             return attention.choose(q, k, mask)
@@ -162,36 +160,40 @@ def test_the_choice_is_by_platform_and_size():
     assert of("cpu", 1025, 1025) == "blockwise"
     assert [of("tpu", n, n, mask) for n in (128, 256, 8192)] == ["dense", "mosaic", "mosaic"]
     assert [of("gpu", n, n, mask) for n in (128, 256, 8192)] == ["dense", "triton", "triton"]
-    assert of("gpu", 1024, 1024) == "cudnn" and of("gpu", 1024, 1024, dtype="float32") == "triton"
+    assert of("gpu", 1024, 1024) == "cudnn" and of("gpu", 1024, 1024, mask, dtype="float32") == "dense"
     assert of("gpu", 1024, 1024, mask, width=80) == "dense"  # no power of two
     assert of("tpu", 2047, 2047, mask) == "blockwise"  # places do not divide by two
     assert of("tpu", 2048, 9216, tiles()) == "mosaic"
     assert of("tpu", 2048, 9216, tiles()._replace(tiles=None)) == "blockwise"  # nothing but `visible` is known
+    with split_by_compiler():
+        assert platform() == "any" and of("tpu", 8192, 8192, mask) == "mosaic"  # a layout says how to split
+    assert platform() == "cpu"
 
 
 def of_kernel(case: str, kernel: str, width: int, kv_heads: int, rows: int = 2):
     """Attention by this kernel with gradients, and the shapes of its arguments, long enough for several blocks."""
-    queries, keys = {"causal": (1024, 1024), "tiles": (512, 6 * 257), "nothing hidden": (1025, 1025)}[case]
-    heads, axes = 2 * kv_heads, ("tiles", None, None) if case == "nothing hidden" else attention.ROW_AXES
+    queries, keys = {"causal": (1024, 1024), "tiles": (512, 6 * 257)}[case]
+    heads = 2 * kv_heads
     sizes = ((queries, heads), (keys, kv_heads), (keys, kv_heads), (queries, heads))
     shapes = [jax.ShapeDtypeStruct((rows, *size, width), jnp.bfloat16) for size in sizes]
     of_q, of_k = (jax.ShapeDtypeStruct((rows, n), jnp.int32) for n in (queries, keys))
     of_tiles = jax.ShapeDtypeStruct((rows, 6), jnp.int32)
-    marks = {"causal": (of_q, of_q, of_k, of_k), "tiles": (of_q, of_q, of_q, of_tiles, of_tiles)}.get(case, ())
+    marks = (of_q, of_q, of_k, of_k) if case == "causal" else (of_q, of_q, of_q, of_tiles, of_tiles)
 
     def compute(q, k, v, d_out, *marks):
-        mask = CausalMask(*marks) if case == "causal" else None
-        if case == "tiles":
+        if case == "causal":
+            mask = CausalMask(*marks)
+        else:
             rule = TileMask(*marks)
             mask = TileKeys(rule.tiles(), keys // 6, rule)
-        out, back = jax.vjp(functools.partial(attend, mask=mask, implementation=kernel, axes=axes), q, k, v)
+        out, back = jax.vjp(functools.partial(attend, mask=mask, implementation=kernel), q, k, v)
         return out, *back(d_out)
 
     return compute, (*shapes, *marks)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "width"), [("causal", 64), ("tiles", 128), ("nothing hidden", 128)])
+@pytest.mark.parametrize(("case", "width"), [("causal", 64), ("tiles", 128)])
 def test_kernels_compile_for_a_tpu_slice(case, width):
     pytest.importorskip("libtpu")
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), tpu_devices(CHIPS["v5p"], "2x2x1"))
@@ -200,6 +202,14 @@ def test_kernels_compile_for_a_tpu_slice(case, width):
     with laid_out(mesh_layout(mesh)):
         lowered = jax.jit(compute, in_shardings=rows).lower(*shapes)
     assert lowered.compile().as_text().count('custom_call_target="tpu_custom_call"') == 3
+
+
+def a_gpu():
+    """Newer JAX asks which GPU it lowers for; older takes a Hopper where there is none."""
+    if jax.__version_info__ < (0, 11):
+        return contextlib.nullcontext()
+    device = AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    return use_abstract_mesh(AbstractMesh((1,), ("one",), abstract_device=device))
 
 
 @pytest.mark.parametrize("case", ["causal", "tiles"])
@@ -213,6 +223,6 @@ def test_kernels_lower_to_triton(case):
             return function
 
     compute, shapes = of_kernel(case, "triton", 64, kv_heads=1)
-    with laid_out(Layout()):
+    with laid_out(Layout()), a_gpu():
         lowered = jax.jit(compute).trace(*shapes).lower(lowering_platforms=("cuda",))
     assert lowered.as_text().count("xla.gpu.triton") == 3

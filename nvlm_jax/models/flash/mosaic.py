@@ -49,9 +49,9 @@ def sizes(queries: int, keys: int, width: int) -> Sizes:
     return Sizes(size, size, size)
 
 
-def serves(width: int) -> bool:
+def serves(width: int, dtype: jnp.dtype) -> bool:
     """Whether heads of this width can be computed."""
-    return width % 64 == 0
+    return width % 64 == 0 and dtype in (jnp.bfloat16, jnp.float32)
 
 
 def forward(

@@ -53,9 +53,9 @@ def sizes(queries: int, keys: int, width: int) -> Sizes:
     return Sizes(*(s._replace(q=min(s.q, longest[0]), k=min(s.k, longest[1])) for s in found))
 
 
-def serves(width: int) -> bool:
-    """Whether heads of this width can be computed."""
-    return width in (16, 32, 64, 128)
+def serves(width: int, dtype: jnp.dtype) -> bool:
+    """Whether heads of this width can be computed. Of float32 no block fits that would be fast."""
+    return width in (16, 32, 64, 128) and dtype in (jnp.bfloat16, jnp.float16)
 
 
 def forward(
