@@ -75,6 +75,7 @@ def measure(config: RunConfig, slots: Sequence[int], prompt: int, new: int, seco
         "flops": flops,
         "peak_share": flops / reading / chip.flops if chip else None,
     }
+    print(_reading(found), flush=True)
     for count in slots:
         if time.monotonic() - begin > seconds:
             print(f"{count} slots: left out after {seconds:.0f} s")
@@ -85,16 +86,16 @@ def measure(config: RunConfig, slots: Sequence[int], prompt: int, new: int, seco
         tokens, took = _choose(engine, asked, new)
         size = bytes_of_step(model, count, prompt + new / 2)
         bound = size / chip.hbm_bandwidth if chip else None
-        found["choosing"].append(
-            {
-                "slots": count,
-                "tokens_per_second": tokens / took,
-                "step_ms": 1000 * took * count / tokens,
-                "step_gb": size / 1e9,
-                "bound_ms": bound and 1000 * bound,
-                "bandwidth_share": bound and bound * tokens / count / took,
-            }
-        )
+        row = {
+            "slots": count,
+            "tokens_per_second": tokens / took,
+            "step_ms": 1000 * took * count / tokens,
+            "step_gb": size / 1e9,
+            "bound_ms": bound and 1000 * bound,
+            "bandwidth_share": bound and bound * tokens / count / took,
+        }
+        found["choosing"].append(row)
+        print(f"{count} slots: {row['tokens_per_second']:,.0f} tokens/s, {time.monotonic() - begin:.0f} s", flush=True)
     found["seconds"] = time.monotonic() - begin
     return found
 
@@ -148,23 +149,19 @@ def bytes_of_step(model: NVLM, rows: int, length: float) -> float:
 
 def report(found: dict[str, Any]) -> str:
     """The measurement in Markdown."""
-    reading = found["reading"]
-    share = _percent(reading["peak_share"], "of the published peak")
     lines = [
-        f"{found['run']} on {found['device']}, {found['weight_gb']:.2f} GB of random {found['dtype']} weights, prompts of "
-        f"{found['prompt']} tokens with {found['tiles']} tiles, answers of {found['new']}",
-        f"reading {reading['prompts']} prompts: {reading['tokens_per_second']:,.0f} tokens/s, "
-        f"{reading['tiles_per_second']:,.0f} tiles/s, {share}",
+        f"{found['run']} on {found['device']}, {found['weight_gb']:.2f} GB of random {found['dtype']} weights, "
+        f"prompts of {found['prompt']} tokens with {found['tiles']} tiles, answers of {found['new']}",
+        _reading(found),
         "",
         "| slots | tokens/s | ms a token of all | GB read | least ms by bandwidth | share reached |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in found["choosing"]:
-        least = "–" if row["bound_ms"] is None else f"{row['bound_ms']:.2f}"
-        lines.append(
-            f"| {row['slots']} | {row['tokens_per_second']:,.0f} | {row['step_ms']:.2f} | {row['step_gb']:.2f} | {least} | "
-            f"{_percent(row['bandwidth_share'])} |"
-        )
+        bound = row["bound_ms"]
+        least, share = ("–", "–") if bound is None else (f"{bound:.2f}", f"{row['bandwidth_share']:.1%}")
+        rate = f"| {row['slots']} | {row['tokens_per_second']:,.0f} | {row['step_ms']:.2f} | {row['step_gb']:.2f}"
+        lines.append(f"{rate} | {least} | {share} |")
     return "\n".join([*lines, f"\n{found['seconds']:.0f} s in all"])
 
 
@@ -185,5 +182,9 @@ def _places(model: ModelConfig) -> int:
     return shown * model.tokens_per_tile + (1 if model.arch == "h" else TILES)
 
 
-def _percent(share: float | None, of: str = "") -> str:
-    return "no published figure for this device" if share is None and of else "–" if share is None else f"{share:.1%} {of}".strip()
+def _reading(found: dict[str, Any]) -> str:
+    reading = found["reading"]
+    share = reading["peak_share"]
+    of = "no published figure for this device" if share is None else f"{share:.1%} of the published peak"
+    rates = f"{reading['tokens_per_second']:,.0f} tokens/s, {reading['tiles_per_second']:,.0f} tiles/s"
+    return f"reading {reading['prompts']} prompts: {rates}, {of}"
