@@ -28,9 +28,11 @@ from nvlm_jax.models.build import abstract_model
 from nvlm_jax.models.flops import keys_per_tile, sample_work, scaled, useful_flops
 from nvlm_jax.models.nvlm import NVLM
 from nvlm_jax.parallel.sharding import path_text
+from nvlm_jax.planning.chips import Chip
 from nvlm_jax.planning.synthetic import synthetic_example
 
 TILES = 2  # of a prompt
+DRAWN = 1 << 20  # random numbers, of which all weights are made
 END = 0  # the token that would end an answer; its embedding is zero, so that it never wins
 
 
@@ -75,6 +77,7 @@ def measure(config: RunConfig, slots: Sequence[int], prompt: int, new: int, seco
         "flops": flops,
         "peak_share": flops / reading / chip.flops if chip else None,
     }
+    print(_reading(found), flush=True)
     for count in slots:
         if time.monotonic() - begin > seconds:
             print(f"{count} slots: left out after {seconds:.0f} s")
@@ -84,33 +87,33 @@ def measure(config: RunConfig, slots: Sequence[int], prompt: int, new: int, seco
         asked = prompts[-1:] if count == 1 else [make_prompt(config, prompt, random) for _ in range(count)]
         tokens, took = _choose(engine, asked, new)
         size = bytes_of_step(model, count, prompt + new / 2)
-        bound = size / chip.hbm_bandwidth if chip else None
-        found["choosing"].append(
-            {
-                "slots": count,
-                "tokens_per_second": tokens / took,
-                "step_ms": 1000 * took * count / tokens,
-                "step_gb": size / 1e9,
-                "bound_ms": bound and 1000 * bound,
-                "bandwidth_share": bound and bound * tokens / count / took,
-            }
-        )
+        row = {"slots": count, "tokens_per_second": tokens / took, "step_ms": 1000 * took * count / tokens}
+        row = with_bound(row | {"step_gb": size / 1e9}, chip)
+        found["choosing"].append(row)
+        print(f"{count} slots: {row['tokens_per_second']:,.0f} tokens/s, {time.monotonic() - begin:.0f} s", flush=True)
     found["seconds"] = time.monotonic() - begin
     return found
 
 
+def with_bound(row: dict[str, Any], chip: Chip | None) -> dict[str, Any]:
+    """What choosing took, beside the least time that reading so many bytes can take."""
+    bound = 1000 * 1e9 * row["step_gb"] / chip.hbm_bandwidth if chip else None
+    return row | {"bound_ms": bound, "bandwidth_share": bound and bound / row["step_ms"]}
+
+
 def random_model(config: ModelConfig) -> NVLM:
-    """Weights as drawn on the device, in the dtype of the computation."""
+    """Weights made on the device, in the dtype of the computation."""
     graphdef, abstract = nnx.split(abstract_model(dataclasses.replace(config, remat="none")))
     leaves, tree = jax.tree_util.tree_flatten_with_path(abstract)
 
     @jax.jit
     def draw() -> list[jax.Array]:
-        made = []
-        for number, (path, leaf) in enumerate(leaves):
-            noise = 0.02 * jax.random.normal(jax.random.fold_in(jax.random.key(0), number), leaf.shape)
-            around = 1.0 if path_text(path).split("/")[-1].startswith("scale") else 0.0
-            made.append((noise + around).astype(config.dtype))
+        made, numbers = [], 0.02 * jax.random.normal(jax.random.key(0), (DRAWN,), config.dtype)
+        for path, leaf in leaves:
+            repeated = jnp.broadcast_to(numbers, (-(-leaf.size // DRAWN), DRAWN)).reshape(-1)[: leaf.size]
+            numbers = jnp.roll(numbers, 7919)
+            around = 1 if path_text(path).split("/")[-1].startswith("scale") else 0
+            made.append((repeated.reshape(leaf.shape) + around).astype(config.dtype))
         return made
 
     model = nnx.merge(graphdef, jax.tree.unflatten(tree, draw()))
@@ -148,23 +151,19 @@ def bytes_of_step(model: NVLM, rows: int, length: float) -> float:
 
 def report(found: dict[str, Any]) -> str:
     """The measurement in Markdown."""
-    reading = found["reading"]
-    share = _percent(reading["peak_share"], "of the published peak")
     lines = [
-        f"{found['run']} on {found['device']}, {found['weight_gb']:.2f} GB of random {found['dtype']} weights, prompts of "
-        f"{found['prompt']} tokens with {found['tiles']} tiles, answers of {found['new']}",
-        f"reading {reading['prompts']} prompts: {reading['tokens_per_second']:,.0f} tokens/s, "
-        f"{reading['tiles_per_second']:,.0f} tiles/s, {share}",
+        f"{found['run']} on {found['device']}, {found['weight_gb']:.2f} GB of random {found['dtype']} weights, "
+        f"prompts of {found['prompt']} tokens with {found['tiles']} tiles, answers of {found['new']}",
+        _reading(found),
         "",
         "| slots | tokens/s | ms a token of all | GB read | least ms by bandwidth | share reached |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in found["choosing"]:
-        least = "–" if row["bound_ms"] is None else f"{row['bound_ms']:.2f}"
-        lines.append(
-            f"| {row['slots']} | {row['tokens_per_second']:,.0f} | {row['step_ms']:.2f} | {row['step_gb']:.2f} | {least} | "
-            f"{_percent(row['bandwidth_share'])} |"
-        )
+        bound = row["bound_ms"]
+        least, share = ("–", "–") if bound is None else (f"{bound:.2f}", f"{row['bandwidth_share']:.1%}")
+        rate = f"| {row['slots']} | {row['tokens_per_second']:,.0f} | {row['step_ms']:.2f} | {row['step_gb']:.2f}"
+        lines.append(f"{rate} | {least} | {share} |")
     return "\n".join([*lines, f"\n{found['seconds']:.0f} s in all"])
 
 
@@ -185,5 +184,9 @@ def _places(model: ModelConfig) -> int:
     return shown * model.tokens_per_tile + (1 if model.arch == "h" else TILES)
 
 
-def _percent(share: float | None, of: str = "") -> str:
-    return "no published figure for this device" if share is None and of else "–" if share is None else f"{share:.1%} {of}".strip()
+def _reading(found: dict[str, Any]) -> str:
+    reading = found["reading"]
+    share = reading["peak_share"]
+    of = "no published figure for this device" if share is None else f"{share:.1%} of the published peak"
+    rates = f"{reading['tokens_per_second']:,.0f} tokens/s, {reading['tiles_per_second']:,.0f} tiles/s"
+    return f"reading {reading['prompts']} prompts: {rates}, {of}"

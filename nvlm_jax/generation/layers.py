@@ -18,7 +18,7 @@ from nvlm_jax.models.decoder import Cache, CacheMask, DecoderLayer, KeyValues, p
 from nvlm_jax.models.layers import Int8
 from nvlm_jax.models.nvlm import NVLM
 
-# With more layers the programs take too long to compile, and the loop is used. Prompts are long: for them the loop costs
+# With more layers the programs take too long to compile, and the loop is used. Prompts are long: the loop costs them
 # little.
 MOST_CHOOSING = 32
 MOST_READING = 8

@@ -93,7 +93,8 @@ class Programs:
         whole = shardings and NamedSharding(shardings.pages.keys.mesh, PartitionSpec())
         self.see = self._compiled(self._see, shardings)
         self.read = self._compiled(self._read, shardings and (shardings, whole), "greedy", "alternatives")
-        self.advance = self._compiled(self._advance, shardings and (shardings, whole, whole), "steps", "greedy", "alternatives")
+        out = shardings and (shardings, whole, whole)
+        self.advance = self._compiled(self._advance, out, "steps", "greedy", "alternatives")
 
     def _compiled(self, function, out_shardings, *static: str):
         placed = {} if out_shardings is None else {"out_shardings": out_shardings}
@@ -133,7 +134,7 @@ class Programs:
     ) -> tuple[Store, Chosen]:
         """Read a piece of each prompt into its pages, and choose the token behind it."""
         model = self._model(params)
-        rows, count = piece.tokens.shape
+        count = piece.tokens.shape[1]
         index = piece.start[:, None] + jnp.arange(count)
         valid = jnp.arange(count) < piece.length[:, None]
         mask = CacheMask(
