@@ -94,9 +94,9 @@ def implementations(case: Case, mask: Mask | None) -> dict[str, Attention]:
     names += [kernel] if kernel else []
     found = {name: functools.partial(attend, mask=mask, implementation=name) for name in names}
     if kernel == "triton" and case.kind != "tiles":
-        causal = case.kind == "causal"
-        cudnn = functools.partial(jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn")
-        found["cudnn, one sample" if causal else "cudnn"] = cudnn
+        one_sample = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
+        unmasked = functools.partial(attend, implementation="cudnn")
+        found |= {"cudnn, one sample": one_sample} if case.kind == "causal" else {"cudnn": unmasked}
     return found
 
 

@@ -125,8 +125,7 @@ def attend(
     if implementation == "cudnn":
         if mask is not None:
             raise ValueError("attention: implementation cudnn is for mask=None; triton takes masks")
-        cudnn = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
-        return _split(cudnn, q, k, v, None, axes)
+        return _split(_cudnn, q, k, v, None, axes)
     if implementation in KERNELS.values():
         return _split(_kernel(implementation), q, k, v, mask, axes)
     kernel = {"dense": _dense, "blockwise": _blockwise}[implementation]
@@ -150,6 +149,17 @@ def _serves(kernel: str, q: jax.Array, k: jax.Array, mask: Mask | None, axes: tu
     divides = all(name is None or size % parts(name) == 0 for size, name in sizes)
     described = not isinstance(mask, TileKeys) or mask.tiles is not None
     return divides and described and BACKENDS[kernel].serves(q.shape[3], q.dtype)
+
+
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """cuDNN has gradients for even lengths alone; InternViT's is odd. One place more, neither seen nor kept."""
+    compute = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    length = q.shape[1]
+    if length % 2 == 0 and k.shape[1] % 2 == 0:
+        return compute(q, k, v)
+    lengths = [jnp.full(x.shape[:1], x.shape[1], jnp.int32) for x in (q, k)]
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    return compute(q, k, v, query_seq_lengths=lengths[0], key_value_seq_lengths=lengths[1])[:, :length]
 
 
 def _kernel(backend: str) -> Callable[..., jax.Array]:
