@@ -15,6 +15,7 @@ Sizes of calls are rounded up to a few, each compiled once.
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,6 +87,7 @@ class Engine:
         self._cancelled: set[int] = set()
         self._most_pages = self._most_tiles = 0  # of one request so far
         self._sizes = SIZES.get(jax.default_backend(), LARGE)
+        self._behind = False  # the latest round ended before all prompts were read: the oldest goes first in the next
         self._ids = itertools.count()
 
     @property
@@ -124,12 +126,14 @@ class Engine:
         """One round; what became of each request that got tokens or ended in it."""
         updates = self._cancel()
         self._admit()
-        budget = self._sizes.round
+        budget, oldest_first = self._sizes.round, self._behind
         while budget > 0 and (reading := [w for w in self._working if not w.answering]):
-            more, used = self._read(reading)
+            more, used = self._read(reading, reading[0].piece if oldest_first else self._fullest(reading))
             updates += more
             budget -= used
+            oldest_first = False
             self._admit()
+        self._behind = budget <= 0
         if answering := [w for w in self._working if w.answering]:
             updates += self._advance(answering)
         return updates
@@ -270,9 +274,15 @@ class Engine:
             new = {"tiles": tiles, "tile_index": index, "places": places}
             self._store = self._programs.see(params=self._params, store=self._store, **new)
 
-    def _read(self, reading: Sequence[Work]) -> tuple[list[Update], int]:
-        """A piece of some prompts, of the first one and others of its size. Also how many tokens that was."""
-        size = reading[0].piece
+    def _fullest(self, reading: Sequence[Work]) -> int:
+        """The size of pieces of which there is most for one call."""
+        tokens = collections.Counter()
+        for work in reading:
+            tokens[work.piece] += work.piece
+        return max(tokens, key=lambda size: (min(tokens[size], self._sizes.call), size))
+
+    def _read(self, reading: Sequence[Work], size: int) -> tuple[list[Update], int]:
+        """A piece of this size of some prompts. Also how many tokens that was."""
         alike = [work for work in reading if work.piece == size]
         full = max(1, self._sizes.call // size)
         rows = part_of(len(alike), few_or(min(full, self.slots)))

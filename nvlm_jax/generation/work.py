@@ -63,7 +63,7 @@ def tiles_needed(work: Work, config: ModelConfig) -> list[bool]:
 
 def piece_of(works: Sequence[Work], lengths: Sequence[int], rows: int, size: int, config: ModelConfig) -> Piece:
     """The next `lengths` tokens of some prompts, in `rows` rows of `size`."""
-    before = rounded(max(pages_for(work.length) for work in works), 4, 4)
+    before = rounded(max(pages_for(work.length) for work in works), 4)
     piece = Piece(
         tokens=np.zeros((rows, size), np.int32),
         slots=np.full((rows, size), -1, np.int32),
