@@ -138,7 +138,8 @@ def bytes_of_step(model: NVLM, rows: int, length: float) -> float:
     def size(part: Any) -> int:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(part)))
 
-    weights = size(model.decoder.layers) + size(model.decoder.head or model.decoder.embedding)
+    head = model.decoder.head
+    weights = size(model.decoder.layers) + (model.decoder.embedding[...].nbytes if head is None else size(head))
     head = 2 * decoder.kv_heads * decoder.head_dim * width
     cache = rows * length * decoder.layers * head
     if cross is not None:

@@ -151,15 +151,21 @@ def _serves(kernel: str, q: jax.Array, k: jax.Array, mask: Mask | None, axes: tu
     return divides and described and BACKENDS[kernel].serves(q.shape[3], q.dtype)
 
 
+@jax.custom_vjp
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """cuDNN has gradients for even lengths alone; InternViT's is odd. One place more, neither seen nor kept."""
-    compute = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+
+
+def _cudnn_even(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Gradients exist for even lengths alone, and InternViT's is odd: one place more, neither seen nor kept."""
     length = q.shape[1]
-    if length % 2 == 0 and k.shape[1] % 2 == 0:
-        return compute(q, k, v)
     lengths = [jnp.full(x.shape[:1], x.shape[1], jnp.int32) for x in (q, k)]
     q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
-    return compute(q, k, v, query_seq_lengths=lengths[0], key_value_seq_lengths=lengths[1])[:, :length]
+    known = dict(zip(("query_seq_lengths", "key_value_seq_lengths"), lengths, strict=True))
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **known)[:, :length]
+
+
+_cudnn.defvjp(functools.partial(jax.vjp, _cudnn_even), lambda back, d_out: back(d_out))
 
 
 def _kernel(backend: str) -> Callable[..., jax.Array]:

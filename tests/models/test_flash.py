@@ -226,3 +226,21 @@ def test_kernels_lower_to_triton(case):
     with laid_out(Layout()), a_gpu():
         lowered = jax.jit(compute).trace(*shapes).lower(lowering_platforms=("cuda",))
     assert lowered.as_text().count("xla.gpu.triton") == 3
+
+
+@pytest.mark.parametrize("length", [8, 9])
+def test_cudnn_has_gradients_of_odd_lengths(length, monkeypatch):
+    """Its place taken by XLA's own attention, which refuses what cuDNN refuses: gradients of an odd length."""
+    xla = functools.partial(jax.nn.dot_product_attention)
+
+    def stand_in(q, k, v, implementation, **lengths):
+        assert implementation == "cudnn" and (q.shape[1] % 2 == 0 or not isinstance(q, jax.core.Tracer))
+        return xla(q, k, v, implementation="xla", **lengths)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    q, k, v, d_out = (jax.random.normal(key, (2, length, 2, 4)) for key in jax.random.split(jax.random.key(0), 4))
+    cudnn, dense = (functools.partial(attend, implementation=name) for name in ("cudnn", "dense"))
+    np.testing.assert_allclose(cudnn(q, k, v), dense(q, k, v), atol=1e-6)
+    both = (with_gradients(compute, q, k, v, d_out) for compute in (cudnn, dense))
+    for found, expected in zip(*both, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
