@@ -6,8 +6,8 @@ The launcher says who is who through the environment; JAX's own `jax.distributed
     TPU slice  TPU_WORKER_HOSTNAMES and TPU_WORKER_ID, which GKE and TPU machines set
     plain      JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES, JAX_PROCESS_ID
 
-With `train.local.kind=gke` GKE's multi-tier checkpointing numbers the processes instead: the one whose host has a part of
-the last checkpoint is to be the one that needs it.
+With `train.local.kind=gke` GKE's multi-tier checkpointing numbers the processes instead: the one whose host has a part
+of the last checkpoint is to be the one that needs it.
 """
 
 from __future__ import annotations
