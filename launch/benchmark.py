@@ -2,6 +2,8 @@
 
     python -m launch.benchmark --config=configs/nvlm.py:arch=d,size=tiny,stage=sft [--steps=10 --modules] a step
     python -m launch.benchmark --config=configs/nvlm.py:arch=d,size=tiny,stage=sft --sweep=tiles   D, X and H, 1-6 tiles
+    python -m launch.benchmark --config=configs/nvlm.py:arch=d,size=tiny,stage=sft --compare=torch \
+                               [--checkpoint=runs/quickstart/d/sft] [--data=runs/data]       beside PyTorch, on 2 cores
     python -m launch.benchmark --part=convert --directory=runs/benchmark [--gigabytes=4] [--repeats=3]
     python -m launch.benchmark --part=data [--repeats=20]
     python -m launch.benchmark --part=packing --arch=d --rows=10000000 [--index=FILE.parquet]
@@ -15,6 +17,7 @@ Measurements are ratios within one run where they can be, for machines differ an
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
@@ -25,12 +28,16 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from nvlm_jax.training import allocator
+
 CONFIG = config_flags.DEFINE_config_file("config", None, "the run whose training step is measured", lock_config=True)
 STEPS = flags.DEFINE_integer("steps", 10, "with --config: steps to time", lower_bound=1)
 SWEEP = flags.DEFINE_enum(
     "sweep", None, ["tiles", "blocks"], "with --config: cost against tiles; with --part=attention: against blocks"
 )
 MODULES = flags.DEFINE_bool("modules", False, "with --config: where the device's time goes, by module")
+COMPARE = flags.DEFINE_enum("compare", None, ["torch"], "with --config: beside PyTorch; needs requirements-parity.txt")
+THREADS = flags.DEFINE_integer("threads", 2, "with --compare: cores that both may use", lower_bound=1)
 TEXT = flags.DEFINE_integer("sample_text", 128, "with --config: text tokens of a synthetic sample", lower_bound=2)
 TILES = flags.DEFINE_integer("sample_tiles", 7, "with --config: tiles of a synthetic sample", lower_bound=0)
 PART_NAMES = ["convert", "data", "packing", "decode", "serve", "attention"]
@@ -40,8 +47,8 @@ GIGABYTES = flags.DEFINE_float("gigabytes", 4.0, "with --part=convert: size of t
 ARCH = flags.DEFINE_enum("arch", "d", ["d", "x", "h"], "with --part=packing: whose lengths and budgets")
 ROWS = flags.DEFINE_integer("rows", 10_000_000, "with --part=packing: samples", lower_bound=1)
 INDEX = flags.DEFINE_string("index", "", "with --part=packing: a dataset's index.parquet; default: a mix made here")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/quickstart/d/sft", "with --part=decode: a workdir of NVLM-D")
-DATA = flags.DEFINE_string("data", "runs/data", "with --part=decode or serve: directory that holds qa-test")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/quickstart/d/sft", "--compare, --part=decode: a workdir of NVLM-D")
+DATA = flags.DEFINE_string("data", "runs/data", "--compare, --part=decode or serve: directory that holds qa-test")
 SLOTS = flags.DEFINE_list("slots", ["64", "16", "1"], "with --part=decode and --config: requests answered together")
 PROMPT = flags.DEFINE_integer("prompt", 1024, "with --part=decode and --config: tokens of a prompt", lower_bound=1)
 NEW = flags.DEFINE_integer("new", 128, "with --part=decode and --config: tokens of an answer", lower_bound=64)
@@ -58,8 +65,13 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
     if (PART.value is None) == (CONFIG.value is None) and PART.value != "decode":
         raise app.UsageError("give either --config, to measure a training step, or --part")
+    if COMPARE.value and CONFIG.value is None:
+        raise app.UsageError("--compare=torch: of the run that --config names")
     directory = Path(DIRECTORY.value).absolute()
     directory.mkdir(parents=True, exist_ok=True)
+    if COMPARE.value:
+        compare_with_torch(directory)
+        return
     if PART.value is None:
         measure_training(directory)
         return
@@ -89,6 +101,29 @@ def measure_training(directory: Path) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
     (directory / "train.json").write_text(json.dumps(found, indent=2) + "\n")
     print(benchmark_train.report(found))
+
+
+def compare_with_torch(directory: Path) -> None:
+    """The run of --config beside PyTorch; the last line printed is the ratios as JSON."""
+    # Before JAX and PyTorch are imported: they take their numbers of threads, and their memory, from the process.
+    allocator.keep_memory()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: THREADS.value])
+    if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
+        sys.exit(f"--compare=torch: no {' and no '.join(missing)} here; pip install -r requirements-parity.txt")
+    from data_pipelines.blend import PlanError
+    from data_pipelines.records import DatasetError
+    from launch import benchmark_torch
+    from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+    from nvlm_jax.convert.shards import CheckpointError
+
+    try:
+        config = from_mapping(RunConfig, CONFIG.value.to_dict())
+        found = benchmark_torch.measure(config, CHECKPOINT.value, Path(DATA.value), STEPS.value, REPEATS.value)
+    except (CheckpointError, ConfigError, DatasetError, PlanError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    (directory / "torch.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(benchmark_torch.report(found))
+    print(json.dumps(benchmark_torch.summary(found)), flush=True)
 
 
 # Each part imports its own module: JAX, whose memory is none of packing's, or packages that only tests need.

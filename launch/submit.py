@@ -103,6 +103,7 @@ def render() -> str:
     on_host = {"tpu7x": 4}.get(chip.name, min(count, chip.devices_per_host))
     values |= {"hosts": hosts, "slices": SLICES.value, "chips_per_host": on_host, "image": IMAGE.value}
     values |= {"claim": CLAIM.value, "mount": MOUNT.value}
+    values["local"] = config.train.local.directory if config.train.local.kind == "gke" else ""
     kind = "gke-tpu-accelerator" if chip.tpu else "gke-accelerator"
     values["selector"] = {f"cloud.google.com/{kind}": ACCELERATORS[chip.name]}
     if chip.tpu:

@@ -48,8 +48,8 @@ def main(argv: list[str]) -> None:
     show_logs()
     use_compilation_cache(Path(WORKDIR.value).absolute().parent / ".jax_cache")
     try:
-        start_processes()
         config = from_mapping(RunConfig, with_blend(CONFIG.value))
+        start_processes(local=config.train.local)
         mesh = make_mesh(config.mesh)
         plan = first_before_others(lambda: make_plan(config), "plan")
         for each in drawn(config, plan):

@@ -21,6 +21,7 @@ REMATS = ("none", "dots", "full")
 RESIZES = ("pillow", "opencv")
 LOSS_PERS = ("token", "sample", "sqrt")
 CROSS_ATTENTION_INITS = ("", "decoder")
+LOCAL_KINDS = ("", "slices", "gke")
 # Keys of earlier versions, as saved with checkpoints.
 RENAMED = {"joined_image_prefix": "joined_as_released_hf"}
 T = TypeVar("T")
@@ -177,6 +178,15 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LocalCheckpointConfig:
+    """Checkpoints on the hosts themselves, between those of the workdir (docs/checkpoints.md)."""
+
+    kind: str = ""  # empty = none | slices | gke
+    directory: str = ""  # on each host, in memory or on its own disk; $VARIABLES are filled in
+    every: int = 50  # steps
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The loop."""
 
@@ -186,6 +196,7 @@ class TrainConfig:
     trainable: tuple[str, ...] = ("projector",)  # top-level parts: vision, projector, cross_attention, decoder
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
+    local: LocalCheckpointConfig = LocalCheckpointConfig()
     log_every: int = 10
     hang_seconds: float = 1800.0  # several processes: without progress of any, the run is ended and says who hangs
 
@@ -282,6 +293,14 @@ def run_faults(run: RunConfig) -> list[str]:
             f"data.size_exponent: {run.data.size_exponent}; 0 (weights alone) to 1 (by size) would be right",
         ),
         (bool(run.train.trainable), "train.trainable: names no part; nothing would be trained"),
+        (
+            run.train.local.kind in LOCAL_KINDS,
+            f"train.local.kind: {run.train.local.kind!r} is neither empty nor 'slices' or 'gke'",
+        ),
+        (
+            not run.train.local.kind or (bool(run.train.local.directory) and run.train.local.every >= 1),
+            f"train.local: kind {run.train.local.kind!r} needs a directory of each host, and every at least 1",
+        ),
         (run.train.steps >= 1, f"train.steps: {run.train.steps}; at least 1"),
     ]
     checks += _shape_checks(model)

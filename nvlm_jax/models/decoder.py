@@ -27,6 +27,7 @@ from nvlm_jax.models.layers import (
     rotate,
     scan_layers,
     stack,
+    turns,
     whole,
 )
 
@@ -163,6 +164,8 @@ class Decoder(nnx.Module):
             memory: what they read.
             cache: keys and values of earlier tokens, when generating; its leaves lead with L.
         """
+
+        positions = turns(positions, self.config.head_dim, self.config.rope_theta)
 
         def layer_body(layer: DecoderLayer, x: jax.Array, cache: Cache | None):
             return layer(x, positions, mask, cache)

@@ -13,6 +13,7 @@ from nvlm_jax.models.axes import constrain, split
 
 M = TypeVar("M", bound=nnx.Module)
 
+FEW = 64  # tokens of a row
 TABLE_INIT = nnx.initializers.normal(0.02)  # of embedding tables
 KERNEL_INIT = nnx.initializers.lecun_normal()  # of matrices: 0.02 everywhere leaves narrow models unable to look up
 
@@ -68,18 +69,37 @@ def gelu(x: jax.Array) -> jax.Array:
     return (0.5 * wide * (1.0 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
+def turns(positions: jax.Array, width: int, theta: float) -> jax.Array:
+    """int32 [B, S] -> float32 [B, S, 2, width / 2]: cosines and sines of rotary positions, the same for all layers.
+
+    Args:
+        positions: within each sample.
+        width: of a head, h.
+        theta: base of the wavelengths.
+    """
+    half = width // 2
+    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+
+    def turn(positions: jax.Array) -> jax.Array:
+        angles = positions[..., None].astype(jnp.float32) * frequencies
+        return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-2)
+
+    # XLA's CPU backend fuses whatever it can into what uses it, and would compute these again for every head of every
+    # layer, forward and backward. What a loop has made it leaves as it is; for a few tokens a loop is not worth it.
+    return turn(positions) if split() or positions.shape[1] < FEW else jax.lax.map(turn, positions)
+
+
 def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
     """Rotary position embedding in the half-split convention of Llama and Qwen2.
 
     Args:
         x: [B, S, H, h].
-        positions: int32 [B, S].
+        positions: int32 [B, S], or their `turns`.
         theta: base of the wavelengths.
     """
-    half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    if positions.ndim == 2:
+        positions = turns(positions, x.shape[-1], theta)
+    cos, sin = positions[:, :, None, 0], positions[:, :, None, 1]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 

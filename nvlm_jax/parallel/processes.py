@@ -5,6 +5,9 @@ The launcher says who is who through the environment; JAX's own `jax.distributed
     SLURM      srun's variables: SLURM_NTASKS, SLURM_PROCID, SLURM_STEP_NODELIST ...
     TPU slice  TPU_WORKER_HOSTNAMES and TPU_WORKER_ID, which GKE and TPU machines set
     plain      JAX_COORDINATOR_ADDRESS=host:port, JAX_NUM_PROCESSES, JAX_PROCESS_ID
+
+With `train.local.kind=gke` GKE's multi-tier checkpointing numbers the processes instead: the one whose host has a part
+of the last checkpoint is to be the one that needs it.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeVar
 
 import jax
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nvlm_jax.config import ConfigError
+from nvlm_jax.config import ConfigError, LocalCheckpointConfig
 from nvlm_jax.parallel.mesh import ROWS
 
 PLAIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -54,14 +58,26 @@ def find_cluster(environment: Mapping[str, str]) -> Cluster:
     return Cluster("alone")
 
 
-def start_processes(environment: Mapping[str, str] = os.environ) -> Cluster:
+def start_processes(
+    environment: Mapping[str, str] = os.environ, local: LocalCheckpointConfig | None = None
+) -> Cluster:
     """Join the run's other processes, if there are any; call it before anything touches a device.
+
+    Args:
+        environment: of this process.
+        local: `train.local` of the run.
 
     Raises:
         ConfigError: as `find_cluster`.
     """
     cluster = find_cluster(environment)
-    if cluster.kind == "plain" and cluster.count > 1:
+    if local is not None and local.kind == "gke":
+        from orbax.checkpoint.experimental.emergency.multi_tier_checkpointing import initialization
+
+        # Waits for the service on this host, which hands out the numbers and brings back what the host has lost.
+        place = epath.Path(os.path.expandvars(local.directory))
+        initialization.initialize_multi_tier_checkpointing(place, run_name=environment.get("JOBSET_NAME", "nvlm"))
+    elif cluster.kind == "plain" and cluster.count > 1:
         jax.distributed.initialize(environment[PLAIN[0]], cluster.count, cluster.index)
     elif cluster.kind == "slurm":
         jax.distributed.initialize(cluster_detection_method="slurm")

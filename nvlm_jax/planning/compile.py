@@ -47,6 +47,7 @@ class Compiled(NamedTuple):
     fits: bool
     collectives: list[Collective]
     seconds: float  # to trace and compile
+    cpu_seconds: float = 0.0  # of all cores, likewise
 
 
 def tpu_devices(chip: Chip, shape: str, slices: int = 1) -> list[Any]:
@@ -86,7 +87,7 @@ def compile_for(config: RunConfig, mesh: Mesh) -> Compiled:
         ConfigError: batch, rows or heads do not divide as the mesh splits them.
     """
     check_run(config, mesh)
-    begin = time.monotonic()
+    begin, used_before = time.monotonic(), time.process_time()
     split, state = abstract_state(config)
     step = compile_step(make_train_step(split.graphdef, config, GROUPS), state, split.frozen, mesh)
     arguments = {
@@ -104,7 +105,7 @@ def compile_for(config: RunConfig, mesh: Mesh) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         used, limit = _exceeded(str(error))
         memory["temporary"] = used - sum(memory.values())
-        return Compiled(memory, used, limit, False, [], time.monotonic() - begin)
+        return Compiled(memory, used, limit, False, [], time.monotonic() - begin, time.process_time() - used_before)
     found = compiled.memory_analysis()
     used = float(
         found.argument_size_in_bytes
@@ -116,7 +117,7 @@ def compile_for(config: RunConfig, mesh: Mesh) -> Compiled:
     memory["temporary"] = used - sum(memory.values())
     sizes = tuple(mesh.shape[name] for name in mesh.axis_names)
     sent = collectives(compiled.as_text(), mesh.axis_names, sizes)
-    return Compiled(memory, used, None, True, sent, time.monotonic() - begin)
+    return Compiled(memory, used, None, True, sent, time.monotonic() - begin, time.process_time() - used_before)
 
 
 def held_bytes(tree: Any) -> int:

@@ -30,7 +30,7 @@ def lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("loader", f"{plan['loader_mib_per_second_per_host']:.1f} MiB/s a host"),
         ("run takes", f"{plan['days']:.1f} days, {plan['chip_hours']:,.0f} chip hours"),
         *([("cross-check", f"{cross:.1f} GiB as compiled for CPUs")] if cross else []),
-        ("compiled in", f"{plan['compile_seconds']:.0f} s"),
+        ("compiled in", f"{plan['compile_seconds']:.0f} s, {plan['compile_cpu_seconds']:.0f} s of CPU time"),
     ]  # fmt: skip
     if advice := plan.get("advice"):
         found.append(("advice", advice))

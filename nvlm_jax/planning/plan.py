@@ -100,6 +100,7 @@ def make_plan(config: RunConfig, chip: Chip, mesh: Mesh, compiled: Compiled, loa
         "mfu_no_overlap": peak / apart,
         "binding": max(seconds, key=seconds.get),
         "compile_seconds": compiled.seconds,
+        "compile_cpu_seconds": compiled.cpu_seconds,
         "flops_by_module": useful,
         "executed_flops_by_module": executed,
         "padding_share_of_flops": 1 - sum(useful.values()) / _without_recomputation(config),

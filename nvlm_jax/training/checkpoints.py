@@ -83,7 +83,7 @@ class Checkpoints:
         Raises:
             CheckpointError: no step can be read, or the frozen parameters cannot.
         """
-        split, state = abstract_state(config)
+        state = abstract_state(config)[1]
         failed: dict[int, Exception] = {}
         for step in reversed(self.steps):
             try:
@@ -95,14 +95,20 @@ class Checkpoints:
                 log.error("checkpoint %s cannot be read: %s", self.workdir / CHECKPOINTS / str(step), first_line(error))
                 continue
             self._move_aside(failed, step)
-            self.frozen_sums = meta["checksums"]["frozen"]
-            target = with_shardings(split.frozen, state_shardings(split.frozen, mesh))
-            return Restored(restored, restore_frozen(self.workdir, target, self.frozen_sums), tuple(sorted(failed)))
+            frozen = self.restore_frozen(config, mesh, meta["checksums"]["frozen"])
+            return Restored(restored, frozen, tuple(sorted(failed)))
         reasons = "".join(f"\n  step {step}: {first_line(error)}" for step, error in failed.items())
         raise CheckpointError(
             f"{self.workdir / CHECKPOINTS}: none of the checkpoints can be read:{reasons}\n"
             "Restore them from a copy, or start over in another --workdir."
         )
+
+    def restore_frozen(self, config: RunConfig, mesh: Mesh, sums: dict[str, int] | None = None) -> nnx.State:
+        """The parameters that are not trained, onto `mesh`; checked where a step says what they must sum up to."""
+        frozen = abstract_state(config)[0].frozen
+        found = restore_frozen(self.workdir, with_shardings(frozen, state_shardings(frozen, mesh)), sums)
+        self.frozen_sums = checksums(found) if sums is None else sums
+        return found
 
     def wait(self) -> None:
         """Return when what is being saved is on disk."""
@@ -169,7 +175,7 @@ def restore_model(path: str | Path, step: int | None = None, mesh: Mesh | None =
     return config, nnx.merge(split.graphdef, params, frozen)
 
 
-def restore_frozen(workdir: Path, target: nnx.State, sums: dict[str, int]) -> nnx.State:
+def restore_frozen(workdir: Path, target: nnx.State, sums: dict[str, int] | None) -> nnx.State:
     """The parameters that a run does not train; `target` has their shapes, dtypes and shardings."""
     if not jax.tree.leaves(target):
         return target

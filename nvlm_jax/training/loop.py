@@ -29,6 +29,7 @@ from nvlm_jax.parallel.sharding import batch_shardings, global_batch, mesh_layou
 from nvlm_jax.parallel.watch import Watch
 from nvlm_jax.training.checkpoints import Checkpoints, abstract_state
 from nvlm_jax.training.initial import initial_model
+from nvlm_jax.training.local_checkpoints import LocalCheckpoints
 from nvlm_jax.training.optimizer import learning_rate
 from nvlm_jax.training.step import TrainState, init_state, make_train_step, split_model
 from nvlm_jax.training.telemetry import Silence, Telemetry
@@ -104,25 +105,39 @@ def train(
     wait_for_all("workdir")
     with (
         contextlib.closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints,
+        local_checkpoints(config, workdir, mesh) as local,
         Stop(mesh) as stop,
         Watch(config.train.hang_seconds) as watch,
     ):
         if config.train.steps in checkpoints.steps:
             log.info("%s: finished, all %d steps are done", workdir, config.train.steps)
             return Outcome(config.train.steps, True)
-        state, frozen, graphdef, broken = start(config, checkpoints, mesh)
+        state, frozen, graphdef, broken = start(config, checkpoints, mesh, local)
         step = compile_step(make_train_step(graphdef, config, len(groups)), state, frozen, mesh)
         first = int(state.step)
         about = (workdir, first, config.train.steps, config.train.log_every, config.name)
         with Telemetry(*about) if is_first() else Silence() as telemetry:
-            loop = Loop(config, checkpoints, telemetry, groups, len(broken), watch)
+            loop = Loop(config, checkpoints, telemetry, groups, len(broken), watch, local)
             return loop.run(step, state, frozen, batches(first), first, batch_shardings(mesh), stop)
 
 
+def local_checkpoints(
+    config: RunConfig, workdir: Path, mesh: Mesh
+) -> contextlib.AbstractContextManager[LocalCheckpoints | None]:
+    """Those on the hosts, where the run has them."""
+    if not config.train.local.kind:
+        return contextlib.nullcontext()
+    return contextlib.closing(LocalCheckpoints(config, workdir, mesh))
+
+
 def start(
-    config: RunConfig, checkpoints: Checkpoints, mesh: Mesh
+    config: RunConfig, checkpoints: Checkpoints, mesh: Mesh, local: LocalCheckpoints | None = None
 ) -> tuple[TrainState, nnx.State, nnx.GraphDef, tuple[int, ...]]:
     """The newest readable state of the run, or that of step 0; the frozen parameters; broken newer steps."""
+    newest = None if local is None else local.latest
+    if newest is not None and newest > max(checkpoints.steps, default=0):
+        log.info("going on from step %d, which the hosts have", newest)
+        return local.restore(newest), checkpoints.restore_frozen(config, mesh), abstract_state(config)[0].graphdef, ()
     if checkpoints.steps:
         restored = checkpoints.restore(config, mesh)
         log.info("going on from step %d", int(restored.state.step))
@@ -163,9 +178,10 @@ class Loop:
         groups: tuple[str, ...],
         broken: int,
         watch: Watch,
+        local: LocalCheckpoints | None = None,
     ):
         self.config, self.checkpoints, self.telemetry, self.groups = config, checkpoints, telemetry, groups
-        self.watch = watch
+        self.watch, self.local = watch, local
         self.rate = learning_rate(config.optimizer, config.train.steps)
         self.once = {"broken_checkpoints": broken} if broken else {}  # metrics of the next step alone
         self.last = time.monotonic()
@@ -198,6 +214,8 @@ class Loop:
                 self._log(before)
                 if done % self.config.train.checkpoint_every == 0 or done == self.config.train.steps:
                     running = self._save(done, state, running)
+                elif self.local and done % self.local.every == 0:
+                    running = self._save(done, state, running, local=True)
             if done > first:
                 self._save(done, state, running)
         finally:
@@ -217,12 +235,15 @@ class Loop:
                 raise
             return None, None
 
-    def _save(self, step: int, state: TrainState, running: Running | None) -> None:
+    def _save(self, step: int, state: TrainState, running: Running | None, local: bool = False) -> None:
         """Log all steps up to this one, then save: no checkpoint holds a step whose loss was not seen to be finite."""
         self._log(running)
         self.watch.tell(step, "saving")
         self.telemetry.sync()
-        self.checkpoints.save(step, state, self.config)
+        if local:
+            self.local.save(step, state)
+        else:
+            self.checkpoints.save(step, state, self.config)
 
     def _log(self, running: Running | None) -> None:
         if running is None:

@@ -26,7 +26,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 # Keys that may change between two starts of one run: none of them changes what is computed from which batch. Another
 # mesh adds the same numbers in another order, so losses then agree to rounding and not to the bit.
 FREE_KEYS = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.hang_seconds",
-             "data.workers", "mesh.")  # fmt: skip
+             "train.local.", "data.workers", "mesh.")  # fmt: skip
 
 
 def open_workdir(workdir: str | Path, config: RunConfig) -> Path:

@@ -25,6 +25,12 @@ CASES = {
     ],
     "tpu": [*RUN, "--target=gke", "--topology=v5p:4x4x8", "--slices=2", "--image=registry/nvlm:1"],
     "gpu": [*RUN, "--target=gke", "--topology=h100:16", "--image=registry/nvlm:1"],
+    "local": [
+        *RUN,
+        "--config.train.local.kind=gke",
+        "--config.train.local.directory=/local",
+        *("--target=gke", "--topology=v5p:4x4x8", "--image=registry/nvlm:1"),
+    ],
     "no slice": [*RUN, "--target=gke", "--topology=v5p:3x3x3", "--image=registry/nvlm:1"],
     "no mesh": [*RUN, "--target=slurm", "--topology=h100:128", "--config.mesh.tensor=3"],
     "tpu on slurm": [*RUN, "--target=slurm", "--topology=v5p:4x4x8"],
@@ -99,10 +105,15 @@ def test_what_slurm_requeues(jobs, tmp_path, code, restarts, requeued):
         assert (tmp_path / "called").read_text() == "requeue 7\n"
 
 
+def manifest_of(job: str) -> dict:
+    manifest = yaml.safe_load(job)
+    jsonschema.validate(manifest, json.loads(Path(__file__).with_name("jobset.schema.json").read_text()))
+    return manifest
+
+
 @pytest.mark.parametrize("kind", ["tpu", "gpu"])
 def test_gke(jobs, kind):
-    manifest = yaml.safe_load(jobs[kind])
-    jsonschema.validate(manifest, json.loads(Path(__file__).with_name("jobset.schema.json").read_text()))
+    manifest = manifest_of(jobs[kind])
     [workers] = manifest["spec"]["replicatedJobs"]
     job, pod = workers["template"]["spec"], workers["template"]["spec"]["template"]["spec"]
     [container] = pod["containers"]
@@ -118,6 +129,16 @@ def test_gke(jobs, kind):
         assert (workers["replicas"], job["parallelism"]) == (1, 2)
         names = {entry["name"] for entry in container["env"]}
         assert {"JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "XLA_FLAGS"} <= names
+
+
+def test_gke_brings_the_volume_of_its_checkpoints(jobs):
+    [workers] = manifest_of(jobs["local"])["spec"]["replicatedJobs"]
+    pod = workers["template"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert {"name": "local", "csi": {"driver": "multitier-checkpoint.csi.storage.gke.io"}} in pod["volumes"]
+    assert {"name": "local", "mountPath": "/local"} in container["volumeMounts"]
+    assert {"name": "JOBSET_NAME", "value": "nvlm-d-72b-sft"} in container["env"]
+    assert "multitier" not in jobs["tpu"]
 
 
 def test_jobs_that_cannot_start(jobs):

@@ -135,7 +135,7 @@ def test_search_ranks_what_fits_and_divides():
         ("v6e:4x4x4", r"there is no v6e:4x4x4; v6e slices are 2x2, 2x4"),
         ("v5p", "names no size"),
         ("h100:12", r"h100:8, h100:128"),
-        ("a100:8", "chips are v4, v5e, v5p, v6e, tpu7x, h100, b200"),
+        ("a100:8", "chips are v4, v5e, v5p, v6e, tpu7x, h100, h200, b200"),
     ],
 )
 def test_topologies_that_do_not_exist(text, message):
