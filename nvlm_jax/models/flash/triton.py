@@ -42,13 +42,10 @@ class Sizes(NamedTuple):
 
 
 def sizes(queries: int, keys: int, width: int) -> Sizes:
-    """Blocks for rows of these lengths and heads of this width."""
+    """Blocks for rows of these lengths and heads of this width: among the fastest on an H100 (docs/performance.md)."""
     wide = width > 64
-    found = Sizes(
-        forward=Size(128, 64, warps=8 if wide else 4),
-        dq=Size(128, 64, warps=8, stages=2) if wide else Size(128, 64, warps=4, stages=3),
-        dkv=Size(64, 128, warps=8, stages=2) if wide else Size(64, 128, warps=4, stages=3),
-    )
+    back = Size(64, 64, warps=4, stages=2 if wide else 3)
+    found = Sizes(forward=Size(128, 64, warps=8 if wide else 4), dq=back, dkv=back)
     longest = tuple(max(16, pl.next_power_of_2(n)) for n in (queries, keys))
     return Sizes(*(s._replace(q=min(s.q, longest[0]), k=min(s.k, longest[1])) for s in found))
 
