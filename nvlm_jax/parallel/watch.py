@@ -10,7 +10,6 @@ thread of each process writes a sign of life to the coordinator's key-value stor
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import socket
@@ -24,6 +23,7 @@ import jax
 
 DEAD_SECONDS = 20.0
 POLL_SECONDS = 1.0
+LAST_SECONDS = 8.0  # that process 0 stays: without it JAX aborts the others before they have seen who died
 FOLDER = "nvlm/signs"
 # A launcher turns this exit code (EX_TEMPFAIL of sysexits.h) into another start of the same command.
 REQUEUE = 75
@@ -60,7 +60,7 @@ class Watch:
         """
         self.hang_seconds, self.dead_seconds = hang_seconds, dead_seconds or DEAD_SECONDS
         self.index, self.count = process or (jax.process_index(), jax.process_count())
-        self._end = end or functools.partial(_end, self.index)
+        self._end = end or _end
         self._store = store
         self._beat, self._step, self._doing = 0, 0, "starting"
         self._stop = threading.Event()
@@ -138,10 +138,10 @@ def _name(index: int, sign: Sign | None) -> str:
     return f"process {index} (host {sign.host}, pid {sign.pid}; step {sign.step}, {sign.doing})"
 
 
-def _end(index: int, message: str) -> None:
+def _end(message: str) -> None:
     """No clean-up: it would wait for the process that is gone."""
     text = f"{message}; this process ends with code {REQUEUE}. Started again, the run goes on from its last checkpoint."
     print(text, file=sys.stderr, flush=True)
-    if index == 0:  # with the coordinator gone JAX aborts the others, who would not have said why nor asked for a requeue
-        time.sleep(3 * POLL_SECONDS)
+    if jax.process_index() == 0:
+        time.sleep(LAST_SECONDS)
     os._exit(REQUEUE)
