@@ -23,6 +23,7 @@ import jax
 
 DEAD_SECONDS = 20.0
 POLL_SECONDS = 1.0
+LAST_SECONDS = 8.0  # that process 0 stays: without it JAX aborts the others before they have seen who died
 FOLDER = "nvlm/signs"
 # A launcher turns this exit code (EX_TEMPFAIL of sysexits.h) into another start of the same command.
 REQUEUE = 75
@@ -141,4 +142,6 @@ def _end(message: str) -> None:
     """No clean-up: it would wait for the process that is gone."""
     text = f"{message}; this process ends with code {REQUEUE}. Started again, the run goes on from its last checkpoint."
     print(text, file=sys.stderr, flush=True)
+    if jax.process_index() == 0:
+        time.sleep(LAST_SECONDS)
     os._exit(REQUEUE)
