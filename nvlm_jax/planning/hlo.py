@@ -20,6 +20,7 @@ HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 CALLED = re.compile(r"(?:calls|body|condition|to_apply)=%?([\w.-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+COUNTER = re.compile(r"[su]32\[\]")
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 
 
@@ -104,9 +105,8 @@ def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, f
 
 def _called(instruction: Instruction, computations: dict[str, list[Instruction]]) -> Iterator[tuple[str, float]]:
     if instruction.kind == "while":
-        condition = re.search(r"condition=%?([\w.-]+)", instruction.rest)[1]
-        count = _trip_count(instruction.rest, computations[condition])
-        yield re.search(r"body=%?([\w.-]+)", instruction.rest)[1], count
+        condition, body = (re.search(rf"{key}=%?([\w.-]+)", instruction.rest)[1] for key in ("condition", "body"))
+        yield body, _trip_count(instruction.rest, computations[condition], computations[body])
         return
     for name in CALLED.findall(instruction.rest):
         yield name, 1.0
@@ -115,12 +115,31 @@ def _called(instruction: Instruction, computations: dict[str, list[Instruction]]
             yield name.strip().lstrip("%"), 1.0
 
 
-def _trip_count(rest: str, condition: list[Instruction]) -> float:
-    """From the loop's own annotation, or from the constant that its counter, which begins at 0, is compared with."""
+def _trip_count(rest: str, condition: list[Instruction], body: list[Instruction]) -> float:
+    """From the loop's own annotation, or from the constant that its counter, which begins at 0, is compared with.
+
+    The loops in which a matrix product takes the parts of its operand as they come count in twos.
+    """
     if known := re.search(r"known_trip_count\W+n\W+(\d+)", rest):
         return float(known[1])
-    limits = [int(i.rest.split(")")[0]) for i in condition if i.kind == "constant" and i.shape.startswith("s32[]")]
-    return float(max(limits, default=1))
+    limits = [int(i.rest.split(")")[0]) for i in condition if i.kind == "constant" and COUNTER.match(i.shape)]
+    return float(math.ceil(max(limits, default=1) / _stride(condition, body)))
+
+
+def _stride(condition: list[Instruction], body: list[Instruction]) -> int:
+    """What a loop's body adds to the counter that its condition looks at."""
+    places = [int(found[1]) for i in condition if (found := re.search(r"index=(\d+)", i.rest))]
+    kept = [i for i in body if i.kind == "tuple"]
+    if len(places) != 1 or not kept:
+        return 1
+    by_name = {i.name: i for i in body}
+    operands = re.findall(r"%([\w.-]+)", kept[-1].rest.split(")")[0])
+    added = by_name.get(operands[places[0]]) if places[0] < len(operands) else None
+    if added is None or added.kind != "add":
+        return 1
+    terms = (by_name.get(name) for name in re.findall(r"%([\w.-]+)", added.rest.split(")")[0]))
+    steps = [int(i.rest.split(")")[0]) for i in terms if i is not None and i.kind == "constant"]
+    return max(steps, default=1)
 
 
 def _groups(rest: str, kind: str, devices: int) -> np.ndarray:

@@ -41,6 +41,24 @@ PROGRAM = """HloModule jit_step, is_scheduled=true
   ROOT %t.3 = (s32[], bf16[8,8]) tuple(%w.1)
 }
 
+%windowed_condition (p.5: (bf16[8,8], u32[])) -> pred[] {
+  %limit.2 = u32[]{:T(128)} constant(16), metadata={op_name="dot_general"}
+  %p.5 = (bf16[8,8], u32[]) parameter(0)
+  %i.2 = u32[]{:T(128)} get-tuple-element(%p.5), index=1
+  ROOT %lt.2 = pred[]{:T(512)} compare(%i.2, %limit.2), direction=LT
+}
+
+%windowed_body (p.6: (bf16[8,8], u32[])) -> (bf16[8,8], u32[]) {
+  %p.6 = (bf16[8,8], u32[]) parameter(0)
+  %one.1 = u32[]{:T(128)} constant(1)
+  %two.1 = u32[]{:T(128)} constant(2)
+  %i.3 = u32[]{:T(128)} get-tuple-element(%p.6), index=1
+  %next.1 = u32[]{:T(128)} add(%i.3, %one.1)
+  %c.2 = bf16[2,2]{1,0} collective-permute(%p.6), channel_id=11, source_target_pairs={{0,4},{4,0}}
+  %i.4 = u32[]{:T(128)} add(%i.3, %two.1)
+  ROOT %t.4 = (bf16[8,8], u32[]) tuple(%c.2, %i.4)
+}
+
 %outer_condition (p.4: (s32[], bf16[8,8])) -> pred[] {
   %p.4 = (s32[], bf16[8,8]) parameter(0)
   ROOT %true.1 = pred[] constant(true)
@@ -50,6 +68,7 @@ ENTRY %main.1 (a: bf16[8,8], b: bf16[32,32]) -> bf16[8,8] {
   %a = bf16[8,8]{1,0} parameter(0)
   %b = bf16[32,32]{1,0} parameter(1)
   %w.2 = (s32[], bf16[8,8]) while(%a), condition=%outer_condition, body=%outer_body, backend_config={"known_trip_count":{"n":"5"}}
+  %w.3 = (bf16[8,8], u32[]) while(%a), condition=%windowed_condition, body=%windowed_body
   %f.1 = bf16[16,32]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.1
   %e.1 = bf16[8,8]{1,0} all-to-all(%a), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
   ROOT %out = bf16[8,8] get-tuple-element(%w.2), index=1
@@ -58,16 +77,17 @@ ENTRY %main.1 (a: bf16[8,8], b: bf16[32,32]) -> bf16[8,8] {
 
 
 def test_every_collective_with_its_axes_bytes_and_times():
-    found = {c.kind: (c.axes, c.bytes, c.times) for c in collectives(PROGRAM, AXES, SIZES)}
+    found = {(c.kind, c.axes): (c.bytes, c.times) for c in collectives(PROGRAM, AXES, SIZES)}
     assert found == {
-        "all-gather": ("fsdp", 16 * 8 * 2 / 2, 15.0),  # 3 inside 5
-        "all-reduce": ("context", 2 * 4 * 4 * 4 / 2, 5.0),
-        "collective-permute": ("tensor", 8.0, 5.0),
-        "reduce-scatter": ("fsdp", 32 * 32 * 2 / 2, 1.0),
-        "all-to-all": ("fsdp+tensor+context", 8 * 8 * 2 * 7 / 8, 1.0),
+        ("all-gather", "fsdp"): (16 * 8 * 2 / 2, 15.0),  # 3 inside 5
+        ("all-reduce", "context"): (2 * 4 * 4 * 4 / 2, 5.0),
+        ("collective-permute", "tensor"): (8.0, 5.0),
+        ("collective-permute", "fsdp"): (8.0, 8.0),  # up to 16 by twos
+        ("reduce-scatter", "fsdp"): (32 * 32 * 2 / 2, 1.0),
+        ("all-to-all", "fsdp+tensor+context"): (8 * 8 * 2 * 7 / 8, 1.0),
     }
     totals = bytes_by_axis(collectives(PROGRAM, AXES, SIZES))
-    assert totals == {"fsdp": 15 * 128 + 1024, "context": 320.0, "fsdp+tensor+context": 112.0, "tensor": 40.0}
+    assert totals == {"fsdp": 15 * 128 + 1024 + 8 * 8, "context": 320.0, "fsdp+tensor+context": 112.0, "tensor": 40.0}
     assert next(iter(totals)) == "fsdp"  # the most first
 
 
