@@ -55,7 +55,7 @@ def _main(
     logging.basicConfig(level=logging.WARNING, force=True)
     logging.getLogger("nvlm_jax").setLevel(logging.INFO)
     start_processes()
-    watch.DEAD_SECONDS = 4.0
+    watch.DEAD_SECONDS, watch.LAST_SECONDS = 8.0, 3.0
     mesh = make_mesh(config.mesh)
     share = row_share(mesh, config.train.batch_rows)
     outcome = train(config, workdir, lambda start: _batches(config, start, *share, pause, workdir), GROUPS, mesh)
