@@ -193,7 +193,7 @@ def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
 
 # The tiny runs: not of the paper but for the two stages, what trains in each, and one tile first (T10).
 TINY_DATA_OPTIONS = {"pack_window": 256, "max_bad_share": 0.001}
-TINY_STEPS = {"pretrain": {"d": 120, "x": 150, "h": 170}, "sft": {"d": 350, "x": 200, "h": 240}}
+TINY_STEPS = {"pretrain": {"d": 120, "x": 150, "h": 170}, "sft": {"d": 400, "x": 200, "h": 240}}
 # Rows, tokens of each, tiles of each. Attention costs the more the longer a row: few pages a row. D holds its image
 # tokens in the row, X and H little or none of them.
 TINY_ROWS = {
