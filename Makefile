@@ -24,7 +24,7 @@ quickstart: .venv/.runtime
 env: .venv/.test
 
 test: lint
-	$(BIN)/python -m pytest -m "not parity" -n $(JOBS)
+	$(BIN)/python -m pytest -m "not parity" -n $(JOBS) --dist worksteal
 
 test-parity: .venv-parity/.parity
 	$(PARITY)/python -m pytest -m parity

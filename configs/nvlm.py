@@ -193,7 +193,7 @@ def _paper_run(arch: str, size: str, stage: str) -> RunConfig:
 
 # The tiny runs: not of the paper but for the two stages, what trains in each, and one tile first (T10).
 TINY_DATA_OPTIONS = {"pack_window": 256, "max_bad_share": 0.001}
-TINY_STEPS = {"pretrain": {"d": 120, "x": 180, "h": 200}, "sft": {"d": 380, "x": 220, "h": 260}}
+TINY_STEPS = {"pretrain": {"d": 120, "x": 150, "h": 170}, "sft": {"d": 400, "x": 200, "h": 240}}
 # Rows, tokens of each, tiles of each. Attention costs the more the longer a row: few pages a row. D holds its image
 # tokens in the row, X and H little or none of them.
 TINY_ROWS = {
@@ -207,12 +207,13 @@ TINY_PRETRAIN_BLEND = {
     "x": (("qa-1", 1.0),),
     "h": (("qa-2", 1.0),),
 }
-TINY_SFT_BLEND = (("qa", 0.8), ("text", 0.2))
+TINY_TEXT_SHARE = {"d": 0.2, "x": 0.25, "h": 0.2}  # of the samples in fine-tuning
 
 
 def _tiny_run(arch: str, size: str, stage: str) -> RunConfig:
     pretrain = stage == "pretrain"
-    blend = TINY_PRETRAIN_BLEND[arch] if pretrain else TINY_SFT_BLEND
+    text = TINY_TEXT_SHARE[arch]
+    blend = TINY_PRETRAIN_BLEND[arch] if pretrain else (("qa", 1 - text), ("text", text))
     rows, tokens, tiles = TINY_ROWS[stage][arch]
     return RunConfig(
         name=f"nvlm-{arch}-tiny-{stage}",

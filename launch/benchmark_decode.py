@@ -14,15 +14,17 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import nvlm_jax
+from data_pipelines.generated.samples import GeneratedSource
 from data_pipelines.records import RecordSource
 from nvlm_jax.convert.shards import open_shards
 from nvlm_jax.evaluation import embedded
+from nvlm_jax.evaluation.question import Question
 from nvlm_jax.generation.engine import Engine
 from nvlm_jax.generation.request import Request
 from nvlm_jax.inputs.batch import Example
@@ -30,11 +32,23 @@ from nvlm_jax.pretrained import LoadedModel
 from nvlm_jax.training.imported import export_hf
 
 TOKENS = 32  # of an answer at most, as the embedded benchmark has it
+LONG_TOKENS = 64  # where whole tiles are read out
+MIXED = 128  # requests of many kinds
 BATCHES = (16, 32)  # of transformers
 PAGES, A_PAGE = 8, 8  # pages with several questions, and how many
 ALONE = 16  # requests that are also asked one at a time
 SLOTS = 32
+ONE_BY_ONE = "alone"
 Answers = list[list[int]]
+
+
+class Load(NamedTuple):
+    """Prompts that are asked together."""
+
+    examples: list[Example]
+    tokens: int  # of an answer at most
+
+
 # Names of the released vision encoder -> those of transformers, which has q, k and v apart.
 RENAMED = (
     ("embeddings.class_embedding", "embeddings.cls_token"),
@@ -63,12 +77,13 @@ def measure(checkpoint: str, data: Path, repeats: int, reference: bool) -> dict[
     workloads = prompts(model, data)
     ways: dict[str, dict[str, Callable[[], Answers]]] = {name: {} for name in workloads}
     theirs = Reference(model, checkpoint) if reference else None
-    for name, examples in workloads.items():
-        ways[name]["engine"] = lambda examples=examples: together(model, examples)
-        if theirs and name != "alone":
+    for name, load in workloads.items():
+        ways[name]["engine"] = lambda load=load: together(model, load)
+        if name.startswith(ONE_BY_ONE):
+            ways[name]["one at a time"] = lambda load=load: one_at_a_time(model, load)
+        elif theirs:
             for size in BATCHES:
-                ways[name][f"transformers, {size} a batch"] = lambda e=examples, n=size: theirs.generate(e, n)
-    ways["alone"]["one at a time"] = lambda: one_at_a_time(model, workloads["alone"])
+                ways[name][f"transformers, {size} a batch"] = lambda load=load, n=size: theirs.generate(load, n)
     found: dict[str, Any] = {"device": jax.devices()[0].device_kind, "workloads": {}}
     for name, choices in ways.items():
         answers = {way: ask() for way, ask in choices.items()}  # compiles; not timed
@@ -81,9 +96,10 @@ def measure(checkpoint: str, data: Path, repeats: int, reference: bool) -> dict[
             cpu[way].append(time.process_time() - used)
         same = {way: sum(map(list.__eq__, answers["engine"], other)) for way, other in answers.items()}
         found["workloads"][name] = {
-            "items": len(workloads[name]),
+            "items": len(workloads[name].examples),
             "tokens": sum(map(len, answers["engine"])),
-            "prompt_tokens": sum(len(example.tokens) for example in workloads[name]),
+            "prompt_tokens": sum(len(example.tokens) for example in workloads[name].examples),
+            "longest": max(map(len, answers["engine"])),
             "seconds": seconds,
             "cpu_seconds": cpu,
             "same_answers": same,
@@ -113,8 +129,8 @@ def _multiple(measured: dict[str, list[float]], way: str) -> str:
     return f"{statistics.median(ratios):.1f} ({ratios[0]:.1f} to {ratios[-1]:.1f})"
 
 
-def prompts(model: LoadedModel, data: Path) -> dict[str, list[Example]]:
-    """One question on each of many pages; several on each of a few; and some of the first for one at a time."""
+def prompts(model: LoadedModel, data: Path) -> dict[str, Load]:
+    """One question on each of many pages; several on each of a few; answers of many lengths; some for one at a time."""
     source = RecordSource(data / "qa-test")
     pages = [list(embedded.questions([source[i]])) for i in range(min(len(source), PAGES * A_PAGE))]
 
@@ -125,23 +141,37 @@ def prompts(model: LoadedModel, data: Path) -> dict[str, list[Example]]:
     # Of pages with as many questions, those of the most tiles: documents, as benchmarks have them.
     order = sorted(range(len(pages)), key=lambda i: -len(single[i].tiles))
     several = [pages[i] for i in order if len(pages[i]) >= A_PAGE][:PAGES]
+    mixed = [example(question) for question in mixed_questions(MIXED)]
     return {
-        "one question a page": single,
-        "several questions a page": [example(question) for page in several for question in page[:A_PAGE]],
-        "alone": single[:ALONE],
+        "one question a page": Load(single, TOKENS),
+        "several questions a page": Load([example(q) for page in several for q in page[:A_PAGE]], TOKENS),
+        "answers of mixed lengths": Load(mixed, LONG_TOKENS),
+        f"{ONE_BY_ONE}, one question a page": Load(single[:ALONE], TOKENS),
+        f"{ONE_BY_ONE}, mixed lengths": Load(mixed[:ALONE], LONG_TOKENS),
     }
 
 
-def together(model: LoadedModel, examples: Sequence[Example]) -> Answers:
+def mixed_questions(count: int) -> list[Question]:
+    """In turn: a tile to be read out, a question, several things at once, and a question without a page.
+
+    Of held-out pages that `qa-test` has too.
+    """
+    kinds = ({"reads": 1, "questions": 0}, {"questions": 1}, {"lists": 1, "questions": 0})
+    pages = [GeneratedSource("qa", "test", 0, count, **kind) for kind in kinds]
+    sources = [*pages, GeneratedSource("text", "test", 0, count, questions=1)]
+    return [next(embedded.questions([sources[i % len(sources)][i]])) for i in range(count)]
+
+
+def together(model: LoadedModel, load: Load) -> Answers:
     """All at once, by an engine that has seen nothing before."""
     engine = model.make_engine(SLOTS)
-    return [answer.tokens for answer in engine.generate(Request(example, TOKENS) for example in examples)]
+    return [answer.tokens for answer in engine.generate(Request(example, load.tokens) for example in load.examples)]
 
 
-def one_at_a_time(model: LoadedModel, examples: Sequence[Example]) -> Answers:
+def one_at_a_time(model: LoadedModel, load: Load) -> Answers:
     """Each when the one before is answered, by an engine that has seen nothing before."""
     engine: Engine = model.make_engine(1)
-    return [engine.generate([Request(example, TOKENS)])[0].tokens for example in examples]
+    return [engine.generate([Request(example, load.tokens)])[0].tokens for example in load.examples]
 
 
 class Reference:
@@ -182,32 +212,35 @@ class Reference:
             export_hf(checkpoint, Path(directory) / "hf")
             self._load(Path(directory) / "hf")
 
-    def generate(self, examples: Sequence[Example], batch: int) -> Answers:
+    def generate(self, load: Load, batch: int) -> Answers:
         """Greedy answers, prompts of similar length together."""
+        examples = load.examples
         order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
         answers: Answers = [[] for _ in examples]
         for start in range(0, len(order), batch):
             members = order[start : start + batch]
-            for i, ids in zip(members, self._batch([examples[i] for i in members]), strict=True):
+            for i, ids in zip(members, self._batch([examples[i] for i in members], load.tokens), strict=True):
                 answers[i] = ids
         return answers
 
-    def _batch(self, examples: Sequence[Example]) -> Answers:
+    def _batch(self, examples: Sequence[Example], tokens: int) -> Answers:
         torch = self._torch
         longest = max(len(example.tokens) for example in examples)
-        images = self._see(np.concatenate([example.tiles for example in examples]))
+        tiles = np.concatenate([example.tiles for example in examples])
+        images = self._see(tiles) if len(tiles) else self._torch.zeros(0, 1, 1)
         rows, mask, seen = [], torch.zeros(len(examples), longest, dtype=torch.long), 0
         embed = self._llm.get_input_embeddings()
         for row, example in enumerate(examples):
             x = embed(torch.as_tensor(example.tokens, dtype=torch.long))
             own = images[seen : seen + len(example.tiles)].flatten(0, 1)
             slots = torch.as_tensor(example.image_slots, dtype=torch.long)
-            x[slots >= 0] = own[slots[slots >= 0]]
+            if len(example.tiles):
+                x[slots >= 0] = own[slots[slots >= 0]]
             rows.append(torch.nn.functional.pad(x, (0, 0, longest - len(x), 0)))
             mask[row, longest - len(x) :] = 1
             seen += len(example.tiles)
         out = self._llm.generate(
-            inputs_embeds=torch.stack(rows), attention_mask=mask, max_new_tokens=TOKENS, do_sample=False,
+            inputs_embeds=torch.stack(rows), attention_mask=mask, max_new_tokens=tokens, do_sample=False,
             eos_token_id=self._ends, pad_token_id=self._ends[0],
         )  # fmt: skip
         return [list(itertools.takewhile(lambda token: token not in self._ends, row)) for row in out.tolist()]

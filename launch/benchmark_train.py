@@ -20,6 +20,7 @@ from flax import nnx
 
 from configs.nvlm import get_config
 from data_pipelines.loader import batches, make_plan
+from launch import benchmark_profile
 from nvlm_jax.config import RunConfig, from_mapping
 from nvlm_jax.inputs.batch import THUMBNAIL, Batch
 from nvlm_jax.models.axes import laid_out
@@ -27,7 +28,7 @@ from nvlm_jax.models.flops import Work, keys_per_tile, padded_work, useful_flops
 from nvlm_jax.models.vision import spread_tiles
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.parallel.sharding import batch_shardings, global_batch, mesh_layout, state_shardings
-from nvlm_jax.planning.chips import CHIPS, GIB
+from nvlm_jax.planning.chips import CHIPS, GIB, Chip
 from nvlm_jax.planning.synthetic import synthetic_batch
 from nvlm_jax.training.initial import initial_model
 from nvlm_jax.training.loop import compile_step
@@ -36,10 +37,10 @@ from nvlm_jax.training.step import init_state, make_train_step, split_model
 WARM = 2  # steps before the clock starts
 # What `Device.device_kind` says of devices that `CHIPS` knows.
 KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}
-KINDS |= {"NVIDIA H100": "h100", "NVIDIA B200": "b200"}
+KINDS |= {"NVIDIA H100": "h100", "NVIDIA H200": "h200", "NVIDIA B200": "b200"}
 
 
-def measure(config: RunConfig, steps: int, text: int, tiles: int) -> dict[str, Any]:
+def measure(config: RunConfig, steps: int, text: int, tiles: int, modules: bool = False) -> dict[str, Any]:
     """Medians over `steps` steps of the run on all devices here.
 
     Args:
@@ -47,6 +48,7 @@ def measure(config: RunConfig, steps: int, text: int, tiles: int) -> dict[str, A
         steps: to time.
         text: of a synthetic sample, tokens.
         tiles: of a synthetic sample.
+        modules: also where the device's time goes (`benchmark_profile`), from a few more steps.
     """
     config = dataclasses.replace(config, init=dataclasses.replace(config.init, **_no_init()))
     mesh = make_mesh(config.mesh)
@@ -75,12 +77,21 @@ def measure(config: RunConfig, steps: int, text: int, tiles: int) -> dict[str, A
         works.append(batch_work(config, batch))
         waits.append(time.monotonic())
     waits = [b - a - s for a, b, s in zip(waits, waits[1:], seconds[1:], strict=False)]
+    memory = _memory(compiled)
+    if modules:
+
+        def again() -> dict[str, jax.Array]:
+            nonlocal state
+            state, metrics = compiled(state, split.frozen, placed)
+            return metrics
+
+        found["modules"] = benchmark_profile.profile(again, compiled, min(3, steps))
     second = float(np.median(seconds[WARM:]))
     vision = _vision_seconds(config, split, state.params, placed, mesh, steps)
     work = Work(*np.mean(works[WARM:], axis=0))
     return found | _rates(config, mesh, work, second, vision) | {
         "data_wait_share": float(np.median(waits[WARM - 1 :]) / second) if kind != "synthetic" else None,
-        "memory_gib_of_a_device": _memory(compiled),
+        "memory_gib_of_a_device": memory,
         "loss": float(metrics["loss"]),
     }  # fmt: skip
 
@@ -117,6 +128,8 @@ def report(found: dict[str, Any]) -> str:
     lines.append(f"memory        {found['memory_gib_of_a_device']:.2f} GiB a device")
     wait = found["data_wait_share"]
     lines.append("data wait     " + ("not measured: synthetic" if wait is None else f"{wait:.1%} of the step"))
+    if "modules" in found:
+        lines.append("device time of a step:\n" + benchmark_profile.report(found["modules"]))
     return "\n".join(lines)
 
 
@@ -236,12 +249,17 @@ def _median_seconds(run: Callable[[], Any], times: int) -> float:
     return float(np.median(seconds))
 
 
+def published() -> Chip | None:
+    """What its maker publishes of this device; None where `CHIPS` does not have it."""
+    kind = jax.devices()[0].device_kind
+    names = (name for known, name in sorted(KINDS.items(), key=lambda item: -len(item[0])) if kind.startswith(known))
+    return next((CHIPS[name] for name in names), None)
+
+
 def _peak() -> tuple[float, str]:
     """FLOPs a second of one device: published, or what a large matrix product reaches here."""
-    kind = jax.devices()[0].device_kind
-    for known, name in sorted(KINDS.items(), key=lambda item: -len(item[0])):
-        if kind.startswith(known):
-            return CHIPS[name].flops, f"{name}'s published bf16 peak"
+    if chip := published():
+        return chip.flops, f"{chip.name}'s published bf16 peak"
     size = 2048
     x = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda x: x @ x)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import pathlib
 
-# Before anything imports JAX. Tests compile much and compute little, so machine code is not optimised, and compiled
-# programs are kept from one test, and one call of pytest, to the next.
-XLA_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+from tests.fast_compile import FAST_COMPILE
+
+# Before anything imports JAX. Compiled programs are kept from one test, and one call of pytest, to the next.
+XLA_FLAGS = f"--xla_force_host_platform_device_count=8 {FAST_COMPILE}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"

@@ -5,6 +5,8 @@ Percent; OCRBench of 1,000. VQAv2 is test-dev and DocVQA test there, MATH all 5,
 
 from __future__ import annotations
 
+import math
+
 VISION = (
     "mmmu", "mathvista", "vqav2", "ai2d", "ai2d_no_mask", "textvqa", "chartqa", "docvqa", "realworldqa", "ocrbench"
 )  # fmt: skip
@@ -44,4 +46,4 @@ def text_average(numbers: dict[str, float]) -> float | None:
     >>> round(text_average(NUMBERS["NVLM-D-72B"]) - text_average(NUMBERS["Qwen2-72B-Instruct"]), 1)
     4.3
     """
-    return sum(numbers[name] for name in TEXT) / len(TEXT) if all(name in numbers for name in TEXT) else None
+    return math.fsum(numbers[name] for name in TEXT) / len(TEXT) if all(name in numbers for name in TEXT) else None

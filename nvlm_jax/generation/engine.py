@@ -15,9 +15,11 @@ Sizes of calls are rounded up to a few, each compiled once.
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -32,8 +34,17 @@ from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, store_sha
 from nvlm_jax.generation.work import Work, cross_tiles, pages_for, piece_of, rounded, rows_of, tiles_needed
 from nvlm_jax.models.nvlm import NVLM
 
-CALL = 2048  # tokens of all prompts that are read in one call
-ROUND = 4 * CALL  # tokens that are read in a round, before those who answer go on
+
+class Sizes(NamedTuple):
+    """How much work a call is given, and a round."""
+
+    steps: int  # tokens of a request that are chosen in one call: the host waits for each call
+    call: int  # tokens of all prompts that are read in one call
+    round: int  # tokens that are read in a round, before those who answer go on
+
+
+SIZES = {"cpu": Sizes(16, 2048, 8192)}
+LARGE = Sizes(32, 8192, 65536)  # of accelerators
 TILES_OF_CALL = (4, 32)  # numbers of tiles that are looked at in one call
 
 
@@ -64,16 +75,19 @@ class Engine:
         self._fixed = cache_tokens > 0
         pages = 1 + (pages_for(cache_tokens) if self._fixed else 0)
         self._pages, self._tiles = Ledger(pages), Ledger(1)
-        graphdef, self._params = nnx.split(model)
+        graphdef, state = nnx.split(model)
+        self._params, tree = jax.tree.flatten(state)
         self._store, mesh = empty_store(self.config, pages, 1), mesh_of(self._params)
         self._shardings = None if mesh is None else store_shardings(self._store, mesh)
         full = self.config.dtype == "float32"
-        self._programs = programs_for(graphdef, vocab_size, self._end_ids, full, self._shardings)
+        self._programs = programs_for(graphdef, tree, vocab_size, self._end_ids, full, self._shardings)
         self._store = self._placed(self._store)
         self._waiting: deque[Work] = deque()
         self._working: list[Work] = []
         self._cancelled: set[int] = set()
         self._most_pages = self._most_tiles = 0  # of one request so far
+        self._sizes = SIZES.get(jax.default_backend(), LARGE)
+        self._behind = False  # the latest round ended before all prompts were read: the oldest goes first in the next
         self._ids = itertools.count()
 
     @property
@@ -112,12 +126,14 @@ class Engine:
         """One round; what became of each request that got tokens or ended in it."""
         updates = self._cancel()
         self._admit()
-        budget = ROUND
+        budget, oldest_first = self._sizes.round, self._behind
         while budget > 0 and (reading := [w for w in self._working if not w.answering]):
-            more, used = self._read(reading)
+            more, used = self._read(reading, reading[0].piece if oldest_first else self._fullest(reading))
             updates += more
             budget -= used
+            oldest_first = False
             self._admit()
+        self._behind = budget <= 0
         if answering := [w for w in self._working if w.answering]:
             updates += self._advance(answering)
         return updates
@@ -258,11 +274,17 @@ class Engine:
             new = {"tiles": tiles, "tile_index": index, "places": places}
             self._store = self._programs.see(params=self._params, store=self._store, **new)
 
-    def _read(self, reading: Sequence[Work]) -> tuple[list[Update], int]:
-        """A piece of some prompts, of the first one and others of its size. Also how many tokens that was."""
-        size = reading[0].piece
+    def _fullest(self, reading: Sequence[Work]) -> int:
+        """The size of pieces of which there is most for one call."""
+        tokens = collections.Counter()
+        for work in reading:
+            tokens[work.piece] += work.piece
+        return max(tokens, key=lambda size: (min(tokens[size], self._sizes.call), size))
+
+    def _read(self, reading: Sequence[Work], size: int) -> tuple[list[Update], int]:
+        """A piece of this size of some prompts. Also how many tokens that was."""
         alike = [work for work in reading if work.piece == size]
-        full = max(1, CALL // size)
+        full = max(1, self._sizes.call // size)
         rows = part_of(len(alike), few_or(min(full, self.slots)))
         works = alike[:rows]
         lengths = [min(len(work.tokens) - work.length, size) for work in works]
@@ -290,24 +312,29 @@ class Engine:
         return updates, rows * size
 
     def _advance(self, works: Sequence[Work]) -> list[Update]:
-        """Up to BLOCK_STEPS tokens of every request whose prompt is read."""
-        count = next(size for size in few_or(self.slots) if size >= len(works))
+        """A few tokens of every request whose prompt is read."""
+        sizes = few_or(self.slots)
+        count = next(size for size in sizes if size >= len(works))
+        # Until others can take the places of half of them (reading few prompts at a time costs more than idle rows), or
+        # those who are left fit into the smaller call.
+        least = len(works) // 2 if self._waiting else sizes[0] if len(works) > sizes[0] else 0
         logprobs = any(work.request.logprobs is not None for work in works)
         counts = [len(work.chosen) for work in works]
-        self._store, chosen = self._programs.advance(
+        self._store, chosen, taken = self._programs.advance(
             params=self._params,
             store=self._store,
-            rows=rows_of(works, count),
+            rows=rows_of(works, count, self._sizes.steps, least),
             tiles=cross_tiles(works, count, self.config),
             draws=draws_of([work.request.sampling for work in works], counts, count),
+            steps=self._sizes.steps,
             greedy=not any(work.request.sampling.temperature for work in works),
             alternatives=MOST_LOGPROBS if logprobs else 0,
         )
-        chosen = jax.device_get(chosen)
+        chosen, taken = jax.device_get((chosen, taken))
         updates = []
         for row, work in enumerate(works):
             before = len(work.chosen)
-            updates.append(self._update(work, Chosen(*(x[row] for x in chosen))))
+            updates.append(self._update(work, Chosen(*(x[row, :taken] for x in chosen))))
             # Every chosen token but the last is in the cache.
             work.length += len(work.chosen) - before
         self._leave()
@@ -348,9 +375,9 @@ class Engine:
         self._working = [work for work in self._working if not work.finish]
 
 
-def mesh_of(params: nnx.State) -> Mesh | None:
+def mesh_of(params: Sequence[jax.Array]) -> Mesh | None:
     """The mesh that parameters lie on; None for one device."""
-    shardings = {leaf.sharding for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)}
+    shardings = {leaf.sharding for leaf in params if isinstance(leaf, jax.Array)}
     return next((s.mesh for s in shardings if isinstance(s, NamedSharding) and s.mesh.size > 1), None)
 
 

@@ -16,13 +16,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from nvlm_jax.generation.layers import MOST_CHOOSING, MOST_READING, extend, joined_layers, layers_of, split_layers
 from nvlm_jax.generation.sampling import Chosen, Draws, choose
 from nvlm_jax.generation.store import PAGE, Store, read_pages, read_tiles, write_pages, write_tokens
+from nvlm_jax.models.axes import split_by_compiler
 from nvlm_jax.models.cross_attention import ImageMemory
-from nvlm_jax.models.decoder import Cache, CacheMask, KeyValues
+from nvlm_jax.models.decoder import CacheMask, KeyValues
 from nvlm_jax.models.nvlm import NVLM
-
-BLOCK_STEPS = 8  # tokens of a row that are chosen in one call
 
 
 class Tiles(NamedTuple):
@@ -51,36 +51,50 @@ class Rows(NamedTuple):
     length: np.ndarray  # int32 [B], tokens in the cache
     left: np.ndarray  # int32 [B], tokens that may still be chosen; 0 = an empty row
     pages: np.ndarray  # int32 [B, n], with room for what is chosen
+    least: np.int32  # the call ends when no more rows than this go on
 
 
 @functools.lru_cache(maxsize=8)
 def programs_for(
-    graphdef: nnx.GraphDef, vocab_size: int, end_ids: tuple[int, ...], full: bool, shardings: Store | None
+    graphdef: nnx.GraphDef,
+    tree: jax.tree_util.PyTreeDef,
+    vocab_size: int,
+    end_ids: tuple[int, ...],
+    full: bool,
+    shardings: Store | None,
 ) -> Programs:
     """The programs for all engines of such models: compiled once."""
-    return Programs(graphdef, vocab_size, end_ids, full, shardings)
+    return Programs(graphdef, tree, vocab_size, end_ids, full, shardings)
 
 
 class Programs:
-    """The programs for models of one kind; the parameters are an argument."""
+    """The programs for models of one kind; the parameters, as a list of arrays, are an argument."""
 
     def __init__(
-        self, graphdef: nnx.GraphDef, vocab_size: int, end_ids: tuple[int, ...], full: bool, shardings: Store | None
+        self,
+        graphdef: nnx.GraphDef,
+        tree: jax.tree_util.PyTreeDef,
+        vocab_size: int,
+        end_ids: tuple[int, ...],
+        full: bool,
+        shardings: Store | None,
     ):
         """
         Args:
             graphdef: of an `NVLM`.
+            tree: of its state. Handed over at each call, a list costs a tenth of what the state does.
             vocab_size: ids of the tokenizer.
             end_ids: tokens that end an answer.
             full: matrix products of float32 have full precision on every device.
             shardings: of the store on a mesh; None = one device.
         """
-        self._graphdef, self._vocab_size, self._end_ids, self._full = graphdef, vocab_size, end_ids, full
+        self._graphdef, self._tree = graphdef, tree
+        self._vocab_size, self._end_ids, self._full = vocab_size, end_ids, full
         whole = shardings and NamedSharding(shardings.pages.keys.mesh, PartitionSpec())
-        out = shardings and (shardings, whole)
         self.see = self._compiled(self._see, shardings)
-        self.read = self._compiled(self._read, out, "greedy", "alternatives")
-        self.advance = self._compiled(self._advance, out, "greedy", "alternatives")
+        self.read = self._compiled(self._read, shardings and (shardings, whole), "greedy", "alternatives")
+        out = shardings and (shardings, whole, whole)
+        self.advance = self._compiled(self._advance, out, "steps", "greedy", "alternatives")
 
     def _compiled(self, function, out_shardings, *static: str):
         placed = {} if out_shardings is None else {"out_shardings": out_shardings}
@@ -89,20 +103,18 @@ class Programs:
         @functools.wraps(function)
         def call(**arguments):
             precision = jax.default_matmul_precision("highest") if self._full else contextlib.nullcontext()
-            with precision:
+            with precision, split_by_compiler(out_shardings is not None):
                 return compiled(**arguments)
 
         return call
 
-    def _model(self, params: nnx.State) -> NVLM:
-        """The model with loops over its layers: without gradients they are as fast as layers one by one, and compile
-        in half the time."""
-        model = nnx.merge(self._graphdef, params)
+    def _model(self, params: list[jax.Array]) -> NVLM:
+        model = nnx.merge(self._graphdef, jax.tree.unflatten(self._tree, params))
         model.decoder.unroll = model.vision.unroll = 1
         return model
 
     def _see(
-        self, params: nnx.State, store: Store, tiles: jax.Array, tile_index: jax.Array, places: jax.Array
+        self, params: list[jax.Array], store: Store, tiles: jax.Array, tile_index: jax.Array, places: jax.Array
     ) -> Store:
         """Put what the model sees of tiles uint8 [V, P, P, 3] to places int32 [V]."""
         seen = self._model(params).see(tiles, tile_index)
@@ -111,7 +123,7 @@ class Programs:
 
     def _read(
         self,
-        params: nnx.State,
+        params: list[jax.Array],
         store: Store,
         piece: Piece,
         tiles: Tiles,
@@ -122,7 +134,7 @@ class Programs:
     ) -> tuple[Store, Chosen]:
         """Read a piece of each prompt into its pages, and choose the token behind it."""
         model = self._model(params)
-        rows, count = piece.tokens.shape
+        count = piece.tokens.shape[1]
         index = piece.start[:, None] + jnp.arange(count)
         valid = jnp.arange(count) < piece.length[:, None]
         mask = CacheMask(
@@ -138,56 +150,70 @@ class Programs:
             named = (piece.tag_tile[:, :, None] == 0) | (piece.tag_tile[:, :, None] == number)
             seen = (tiles.places > 0)[:, None] & (tiles.starts[:, None] <= index[:, :, None]) & named
             memory = ImageMemory(None, seen, *read_tiles(store.tiles, tiles.places))
-        cache = Cache(read_pages(store.pages, piece.past), None)
-        hidden, fresh = model.extend(x, index, mask, cache, memory)
-        store = store._replace(pages=write_pages(store.pages, piece.written, fresh))
-        last = hidden[jnp.arange(rows), jnp.maximum(piece.length - 1, 0)]
-        return store, choose(model.logits(last), draws, self._vocab_size, greedy, alternatives)
+        layers = layers_of(model, MOST_READING)
+        past = split_layers(read_pages(store.pages, piece.past), layers) if piece.past.shape[1] else None
+        last = jnp.maximum(piece.length - 1, 0)
+        hidden, fresh = extend(model, layers, x, index, mask, past, None, memory, last)
+        store = store._replace(pages=write_pages(store.pages, piece.written, joined_layers(fresh, layers)))
+        return store, choose(model.logits(hidden[:, 0]), draws, self._vocab_size, greedy, alternatives)
 
     def _advance(
         self,
-        params: nnx.State,
+        params: list[jax.Array],
         store: Store,
         rows: Rows,
         tiles: Tiles,
         draws: Draws,
         *,
+        steps: int,
         greedy: bool,
         alternatives: int,
-    ) -> tuple[Store, Chosen]:
-        """Choose up to BLOCK_STEPS tokens a row: [B, BLOCK_STEPS, ...], what is behind a row's end being padding.
+    ) -> tuple[Store, Chosen, jax.Array]:
+        """Choose up to `steps` tokens a row: [B, steps, ...], and how many of them were chosen; the rest is padding.
 
-        The cache is read once for all of them; the latest tokens are kept beside it and written at the end.
+        The cache is read once for all of them; the latest tokens are written at the end.
         """
         model = self._model(params)
+        layers = layers_of(model, MOST_CHOOSING)
         past = read_pages(store.pages, rows.pages)
-        seen = jnp.arange(past.keys.shape[3]) < rows.length[:, None]
+        layer_count, count, heads, places, width = past.keys.shape
+        seen = jnp.arange(places) < rows.length[:, None]
         memory = None
         if tiles.places.shape[1]:
             # Images end before the prompt does: no tile has still to begin.
             memory = ImageMemory(None, (tiles.places > 0)[:, None], *read_tiles(store.tiles, tiles.places))
+        fresh = KeyValues(*(jnp.zeros((layer_count, count, heads, steps, width), past.keys.dtype) for _ in range(2)))
+        offset = 0
+        if layers is not None:  # room behind what was read before: one array for a layer to read
+            fresh = KeyValues(*(jnp.concatenate(pair, axis=3) for pair in zip(past, fresh, strict=True)))
+            past, fresh, offset = None, split_layers(fresh, layers), places
 
         def step(state):
             number, token, done, fresh, out = state
-            positions = (rows.length + number)[:, None]
-            mask = CacheMask(seen, (jnp.arange(BLOCK_STEPS) <= number)[None, None], number)
+            latest = jnp.broadcast_to(jnp.arange(steps) <= number, (count, steps))
+            if past is None:
+                mask = CacheMask(None, jnp.concatenate([seen, latest], axis=1)[:, None], offset + number)
+            else:
+                mask = CacheMask(seen, latest[:, None], number)
             x = model.decoder.embed(token[:, None])
-            hidden, fresh = model.extend(x, positions, mask, Cache(past, fresh), memory)
+            positions = (rows.length + number)[:, None]
+            hidden, fresh = extend(model, layers, x, positions, mask, past, fresh, memory)
             now = draws._replace(count=draws.count + number)
             chosen = choose(model.logits(hidden[:, 0]), now, self._vocab_size, greedy, alternatives)
             out = jax.tree.map(lambda all, one: all.at[:, number].set(one), out, chosen)
             done = done | jnp.isin(chosen.token, jnp.asarray(self._end_ids)) | (rows.left <= number + 1)
             return number + 1, chosen.token, done, fresh, out
 
-        count, layers = len(rows.token), past.keys.shape[0]
-        room = (layers, count, past.keys.shape[2], BLOCK_STEPS, past.keys.shape[4])
+        def going(state):
+            return (state[0] < steps) & ((~state[2]).sum() > rows.least)
+
         scores = jnp.zeros((count, self._vocab_size))
         one = jax.eval_shape(lambda: choose(scores, draws, self._vocab_size, True, alternatives))
-        out = jax.tree.map(lambda x: jnp.zeros((count, BLOCK_STEPS, *x.shape[1:]), x.dtype), one)
-        fresh = KeyValues(*(jnp.zeros(room, past.keys.dtype) for _ in range(2)))
+        out = jax.tree.map(lambda x: jnp.zeros((count, steps, *x.shape[1:]), x.dtype), one)
         start = (jnp.int32(0), jnp.asarray(rows.token), rows.left <= 0, fresh, out)
-        steps, _, _, fresh, out = jax.lax.while_loop(lambda s: (s[0] < BLOCK_STEPS) & ~s[2].all(), step, start)
-        number = jnp.arange(BLOCK_STEPS)
-        valid = (number < steps) & (number < rows.left[:, None])
+        taken, _, _, fresh, out = jax.lax.while_loop(going, step, start)
+        number = jnp.arange(steps)
+        valid = (number < taken) & (number < rows.left[:, None])
+        fresh = joined_layers(jax.tree.map(lambda a: a[..., offset:, :], fresh), layers)
         pages = write_tokens(store.pages, rows.pages, rows.length[:, None] + number, fresh, valid)
-        return store._replace(pages=pages), out
+        return store._replace(pages=pages), out, taken

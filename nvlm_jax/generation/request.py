@@ -62,10 +62,12 @@ class Answer(NamedTuple):
 
 def tile_keys(example: Example) -> list[bytes]:
     """A digest of each tile's pixels and number."""
-    return [
-        hashlib.blake2b(tile.tobytes() + int(index).to_bytes(4, "little"), digest_size=16).digest()
-        for tile, index in zip(np.ascontiguousarray(example.tiles), example.tile_index, strict=True)
-    ]
+    keys = []
+    for tile, index in zip(np.ascontiguousarray(example.tiles), example.tile_index, strict=True):
+        digest = hashlib.blake2b(int(index).to_bytes(4, "little"), digest_size=16)
+        digest.update(tile.data)
+        keys.append(digest.digest())
+    return keys
 
 
 def page_keys(example: Example, tiles: Sequence[bytes], answer: Sequence[int] = ()) -> list[bytes]:

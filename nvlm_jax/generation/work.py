@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nvlm_jax.config import ModelConfig
-from nvlm_jax.generation.programs import BLOCK_STEPS, Piece, Rows, Tiles
+from nvlm_jax.generation.programs import Piece, Rows, Tiles
 from nvlm_jax.generation.request import Request
 from nvlm_jax.generation.store import PAGE
 from nvlm_jax.inputs.batch import THUMBNAIL
@@ -63,7 +63,7 @@ def tiles_needed(work: Work, config: ModelConfig) -> list[bool]:
 
 def piece_of(works: Sequence[Work], lengths: Sequence[int], rows: int, size: int, config: ModelConfig) -> Piece:
     """The next `lengths` tokens of some prompts, in `rows` rows of `size`."""
-    before = rounded(max(1, *(pages_for(work.length) for work in works)), 4, 4)
+    before = rounded(max(pages_for(work.length) for work in works), 4)
     piece = Piece(
         tokens=np.zeros((rows, size), np.int32),
         slots=np.full((rows, size), -1, np.int32),
@@ -90,10 +90,10 @@ def piece_of(works: Sequence[Work], lengths: Sequence[int], rows: int, size: int
     return piece
 
 
-def rows_of(works: Sequence[Work], rows: int) -> Rows:
-    """Requests that choose their next tokens, in `rows` rows."""
-    room = rounded(max(pages_for(work.length + BLOCK_STEPS) for work in works), 4)
-    found = Rows(*(np.zeros(rows, np.int32) for _ in range(3)), np.zeros((rows, room), np.int32))
+def rows_of(works: Sequence[Work], rows: int, steps: int, least: int) -> Rows:
+    """Requests that choose up to `steps` tokens, in `rows` rows, until no more than `least` of them go on."""
+    room = finely_rounded(max(pages_for(work.length + steps) for work in works), 4)
+    found = Rows(*(np.zeros(rows, np.int32) for _ in range(3)), np.zeros((rows, room), np.int32), np.int32(least))
     for row, work in enumerate(works):
         found.token[row], found.length[row] = work.chosen[-1], work.length
         found.left[row] = work.request.max_new_tokens - len(work.chosen)
@@ -129,6 +129,12 @@ def rounded(count: int, least: int, factor: int = 2) -> int:
     while size < count:
         size *= factor
     return size
+
+
+def finely_rounded(count: int, least: int) -> int:
+    """The smallest of least, 1.5 * least, 2 * least, 3 * least, 4 * least ... that is not below `count`."""
+    size = rounded(count, least)
+    return 3 * size // 4 if size > least and 4 * count <= 3 * size else size
 
 
 def _crossed(tile_index: int, config: ModelConfig) -> bool:

@@ -15,24 +15,32 @@ nothing happens: on one device, in data workers, in notebooks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
 import jax
 
+Names = tuple[str | None, ...]
+
 
 class Layout(Protocol):
     """Where named dimensions lie."""
 
-    def place(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    platform: str  # of the devices: "cpu", "gpu" or "tpu"
+
+    def place(self, x: jax.Array, names: Names) -> jax.Array:
         """`x` with its dimensions laid where these names belong."""
 
     def parts(self, name: str) -> int:
         """Into how many parts a dimension of this name is split."""
 
+    def by_part(self, function: Callable[..., jax.Array], given: Sequence[Names], made: Names) -> Callable:
+        """`function` as each device computes it, from its part of each argument, to its part of the result."""
+
 
 _LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
+_COMPILER_SPLITS: ContextVar[bool] = ContextVar("compiler_splits", default=False)
 
 
 @contextlib.contextmanager
@@ -43,6 +51,16 @@ def laid_out(layout: Layout | None) -> Iterator[None]:
         yield
     finally:
         _LAYOUT.reset(token)
+
+
+@contextlib.contextmanager
+def split_by_compiler(several: bool = True) -> Iterator[None]:
+    """Trace the model for several devices without a layout: with nothing in it that the compiler cannot split."""
+    token = _COMPILER_SPLITS.set(several)
+    try:
+        yield
+    finally:
+        _COMPILER_SPLITS.reset(token)
 
 
 def split() -> bool:
@@ -60,3 +78,20 @@ def parts(name: str) -> int:
     """Into how many parts the dimension `name` is split; 1 without a layout."""
     layout = _LAYOUT.get()
     return 1 if layout is None else layout.parts(name)
+
+
+def by_part(function: Callable[..., jax.Array], given: Sequence[Names], made: Names) -> Callable[..., jax.Array]:
+    """`function`, computed by each device on its part of the arguments, whose dimensions have the names `given`."""
+    layout = _LAYOUT.get()
+    return function if layout is None else layout.by_part(function, given, made)
+
+
+def platform() -> str:
+    """What the model is traced for, "cpu", "gpu" or "tpu": the layout's devices, which may be elsewhere, or ours.
+
+    "any" where the compiler splits the model: kernels of one platform are out of place there.
+    """
+    layout = _LAYOUT.get()
+    if layout is None and _COMPILER_SPLITS.get():
+        return "any"
+    return jax.default_backend() if layout is None else layout.platform

@@ -32,6 +32,7 @@ class ImageMemory(NamedTuple):
     visible: jax.Array  # bool [B, S, T]
     keys: jax.Array | None = None  # [G, B, K, T*N', h], computed once when generating
     values: jax.Array | None = None
+    mask: TileMask | None = None  # that `visible` was made of, when training
 
 
 class GatedCrossAttention(nnx.Module):
@@ -50,6 +51,7 @@ class GatedCrossAttention(nnx.Module):
         self.mlp = GatedMLP(decoder.width, decoder.ff, rngs, dtype)
         self.mlp_gate = nnx.Param(jnp.full((), config.gate_init, jnp.float32))
 
+    @jax.named_scope("cross_attention")
     def keys_values(self, media: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B, T, N', D] -> two of [B, T*N', K, h]."""
         pattern = "b t n (k h) -> b (t n) k h"
@@ -57,11 +59,17 @@ class GatedCrossAttention(nnx.Module):
         return tuple(constrain(a, "rows", None, "kv", None) for a in found)
 
     def attention(
-        self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, kept: bool = False
+        self,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        visible: jax.Array,
+        mask: TileMask | None = None,
+        kept: bool = False,
     ) -> jax.Array:
         """The ungated attention output [B, S, D]; exactly zero for a token that sees no tile.
 
-        `kept`: keys and values are [B, K, T*N', h], as generation keeps them.
+        `mask`: that `visible` was made of. `kept`: keys and values are [B, K, T*N', h], as generation keeps them.
         """
         normed = constrain(self.norm1(x), "rows", "places", None)
         q = rearrange(self.q(normed), "b s (n h) -> b s n h", h=self.head_dim)
@@ -70,17 +78,24 @@ class GatedCrossAttention(nnx.Module):
         if kept:
             out = attend_over(q, [Keys(keys, values, jnp.repeat(visible, per_tile, axis=2))])
         else:
-            out = attend(q, keys, values, TileKeys(visible, per_tile))
+            out = attend(q, keys, values, TileKeys(visible, per_tile, mask))
         out = constrain(out, "rows", "places", "heads", None)
         return constrain(self.out(rearrange(out, "b s n h -> b s (n h)")), "rows", "between", None)
 
+    @jax.named_scope("cross_attention")
     def __call__(
-        self, x: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, kept: bool = False
+        self,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        visible: jax.Array,
+        mask: TileMask | None = None,
+        kept: bool = False,
     ) -> jax.Array:
         gates = (jnp.tanh(g[...]).astype(x.dtype) for g in (self.attention_gate, self.mlp_gate))
         attention_gate, mlp_gate = gates
         sees = visible.any(axis=-1, keepdims=True)
-        x = x + attention_gate * self.attention(x, keys, values, visible, kept)
+        x = x + attention_gate * self.attention(x, keys, values, visible, mask, kept)
         return x + mlp_gate * jnp.where(sees, self.mlp(self.norm2(x)), 0)
 
 
@@ -108,7 +123,8 @@ class CrossAttention(nnx.Module):
         """
         if self.arch == "h":
             mask = mask._replace(tile_segment=jnp.where(tile_index == THUMBNAIL, 0, mask.tile_segment))
-        return ImageMemory(constrain(self.media(image_tokens, tile_index), "rows", "memory", None, None), mask.tiles())
+        media = constrain(self.media(image_tokens, tile_index), "rows", "memory", None, None)
+        return ImageMemory(media, mask.tiles(), mask=mask)
 
     def media(self, image_tokens: jax.Array, tile_index: jax.Array) -> jax.Array:
         """Each tile's image tokens [B, T, N, D], behind its tag embedding where there is one: [B, T, N', D]."""

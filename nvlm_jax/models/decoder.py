@@ -42,14 +42,14 @@ class KeyValues(NamedTuple):
 class Cache(NamedTuple):
     """What a token sees when generating: tokens read before, and the latest ones beside itself."""
 
-    past: KeyValues
+    past: KeyValues | None  # None = nothing was read before, or it is in `fresh`
     fresh: KeyValues | None  # room for the latest tokens; None = just those that are read now
 
 
 class CacheMask(NamedTuple):
     """Who sees what of a `Cache`."""
 
-    past: jax.Array  # bool [B, M]
+    past: jax.Array | None  # bool [B, M]
     fresh: jax.Array  # bool [B, S, F]
     offset: jax.Array | int = 0  # place in `fresh` of the first token read now
 
@@ -65,23 +65,35 @@ class SelfAttention(nnx.Module):
         self.v = linear(config.width, kv, rngs, dtype, bias=config.qkv_bias)
         self.out = linear(inner, config.width, rngs, dtype)
 
+    @jax.named_scope("attention")
     def __call__(
-        self, x: jax.Array, positions: jax.Array, mask: CausalMask | CacheMask, cache: Cache | None
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: CausalMask | CacheMask,
+        cache: Cache | None,
+        only: jax.Array | None = None,
     ) -> tuple[jax.Array, KeyValues | None]:
         x = constrain(x, "rows", "places", None)
-        q, k, v = (rearrange(f(x), "b s (n h) -> b s n h", h=self.head_dim) for f in (self.q, self.k, self.v))
-        q = constrain(q, "rows", "places", "heads", None)
-        q, k = rotate(q, positions, self.theta), rotate(k, positions, self.theta)
+        k, v = (rearrange(f(x), "b s (n h) -> b s n h", h=self.head_dim) for f in (self.k, self.v))
+        k = rotate(k, positions, self.theta)
+        if only is not None:  # one query a row
+            x, positions, seen = (pick(a, only) for a in (x, positions, mask.fresh))
+            mask = mask._replace(fresh=seen)
+        q = rearrange(self.q(x), "b s (n h) -> b s n h", h=self.head_dim)
+        q = rotate(constrain(q, "rows", "places", "heads", None), positions, self.theta)
         if cache is None:
             # A query may read any earlier key: keys and values are few heads, so each device takes the whole row's.
             k, v = (constrain(a, "rows", None, "kv", None) for a in (k, v))
             out, fresh = attend(q, k, v, mask), None
         else:
-            fresh = KeyValues(*(rearrange(a, "b s k h -> b k s h").astype(cache.past.keys.dtype) for a in (k, v)))
+            fresh = KeyValues(*(rearrange(a, "b s k h -> b k s h") for a in (k, v)))
             if cache.fresh is not None:
                 pairs = zip(cache.fresh, fresh, strict=True)
-                fresh = KeyValues(*(jax.lax.dynamic_update_slice_in_dim(a, b, mask.offset, 2) for a, b in pairs))
-            out = attend_over(q, (Keys(*cache.past, mask.past[:, None]), Keys(*fresh, mask.fresh)))
+                write = jax.lax.dynamic_update_slice_in_dim
+                fresh = KeyValues(*(write(a, b.astype(a.dtype), mask.offset, 2) for a, b in pairs))
+            earlier = [] if cache.past is None else [Keys(*cache.past, mask.past[:, None])]
+            out = attend_over(q, [*earlier, Keys(*fresh, mask.fresh)])
         out = constrain(out, "rows", "places", "heads", None)
         return constrain(self.out(rearrange(out, "b s n h -> b s (n h)")), "rows", "between", None), fresh
 
@@ -96,10 +108,16 @@ class DecoderLayer(nnx.Module):
         self.mlp = GatedMLP(config.width, config.ff, rngs, dtype)
 
     def __call__(
-        self, x: jax.Array, positions: jax.Array, mask: CausalMask | CacheMask, cache: Cache | None
+        self,
+        x: jax.Array,
+        positions: jax.Array,
+        mask: CausalMask | CacheMask,
+        cache: Cache | None,
+        only: jax.Array | None = None,
     ) -> tuple[jax.Array, KeyValues | None]:
-        attended, fresh = self.attention(self.norm1(x), positions, mask, cache)
-        x = x + attended
+        """[B, S, D] -> the same; with `only` int32 [B], [B, 1, D]: of one token a row, and all keys and values."""
+        attended, fresh = self.attention(self.norm1(x), positions, mask, cache, only)
+        x = (x if only is None else pick(x, only)) + attended
         return x + self.mlp(self.norm2(x)), fresh
 
 
@@ -167,7 +185,7 @@ class Decoder(nnx.Module):
         def gated_body(gated_params, x, keys_values):
             gated = nnx.merge(gated_graph, whole(gated_params))
             if keys_values is None:
-                return gated(x, *gated.keys_values(memory.media), memory.visible)
+                return gated(x, *gated.keys_values(memory.media), memory.visible, memory.mask)
             return gated(x, *keys_values, memory.visible, kept=True)
 
         def group_body(layers, x, scanned):
@@ -179,6 +197,11 @@ class Decoder(nnx.Module):
         xs = (gated_params, keys_values, grouped)
         x, fresh = scan_layers(self.layers, group_body, x, xs, group=every, unroll=self.unroll)
         return x, jax.tree.map(lambda a: a.reshape(self.config.layers, *a.shape[2:]), fresh)
+
+
+def pick(x: jax.Array, only: jax.Array) -> jax.Array:
+    """One place a row: [B, S, ...] and int32 [B] -> [B, 1, ...]."""
+    return x[jnp.arange(len(only)), only][:, None]
 
 
 def _count(layers: nnx.Module) -> int:

@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from nvlm_jax.config import ModelConfig, RunConfig
 
+# Products of attention's backward pass beyond the four that gradients take, a forward pass having two = 1. Scores again
+# in a scan over blocks; in the kernels scores and the gradient of the weights for q, and once more for k and v.
+BEYOND = {"dense": 0.0, "blockwise": 0.5, "kernel": 1.5}
 MODULES = ("vision", "projector", "cross_attention", "decoder", "head")
 
 
@@ -107,7 +110,7 @@ def useful_flops(model: ModelConfig, trainable: tuple[str, ...], work: Work) -> 
 
 
 def executed_flops(
-    model: ModelConfig, trainable: tuple[str, ...], work: Work, blockwise: bool = False
+    model: ModelConfig, trainable: tuple[str, ...], work: Work, attention: str = "dense"
 ) -> dict[str, float]:
     """FLOPs of each module as the step runs them.
 
@@ -115,7 +118,7 @@ def executed_flops(
         model: its `remat` says what is computed again.
         trainable: top-level parts.
         work: all that is computed, padding and masked pairs included (`padded_work`).
-        blockwise: the attention kernel that scans over blocks of keys computes its scores again, going backward.
+        attention: how it is computed, of BEYOND.
     """
     totals = dict.fromkeys(MODULES, 0.0)
     for term in forward_terms(model, work):
@@ -125,7 +128,7 @@ def executed_flops(
             in_layers = term.module in ("vision", "decoder", "cross_attention")
             if term.module == "head" or (in_layers and term.again and _rematerialised(model.remat, pairs)):
                 times += 1
-            times += 0.5 * (pairs and blockwise)
+            times += BEYOND[attention] * pairs
         totals[term.module] += term.flops * times
     return totals
 

@@ -52,8 +52,10 @@ class NVLM(nnx.Module):
 
     def image_tokens(self, tiles: jax.Array) -> jax.Array:
         """uint8 [B, T, P, P, 3] -> [B, T, N, D]."""
-        features = self.vision(spread_tiles(tiles))
-        tokens = self.projector(pixel_shuffle(features, self.config.pixel_shuffle))
+        with jax.named_scope("vision"):
+            features = self.vision(spread_tiles(tiles))
+        with jax.named_scope("projector"):
+            tokens = self.projector(pixel_shuffle(features, self.config.pixel_shuffle))
         return gather_tiles(tokens, *tiles.shape[:2])
 
     def embed(self, tokens: jax.Array, image_tokens: jax.Array | None, image_slots: jax.Array) -> jax.Array:
@@ -81,8 +83,9 @@ class NVLM(nnx.Module):
         mask = CausalMask(batch.segment_ids, index, batch.segment_ids, index, aligned=True)
         memory = None if image_tokens is None else self.memory(batch, image_tokens, index)
         cross = None if memory is None else self.cross_attention
-        x = self.embed(batch.tokens, image_tokens, batch.image_slots)
-        return self.decoder(x, batch.positions, mask, cross, memory)[0]
+        with jax.named_scope("decoder"):
+            x = self.embed(batch.tokens, image_tokens, batch.image_slots)
+            return self.decoder(x, batch.positions, mask, cross, memory)[0]
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nvlm_jax.models.layers import linear
+from nvlm_jax.models.layers import gelu, linear
 
 
 class Projector(nnx.Module):
@@ -21,4 +21,4 @@ class Projector(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., C * factor**2] -> [..., D]."""
         x = self.first(self.norm(x))
-        return x if self.second is None else self.second(jax.nn.gelu(x, approximate=False))
+        return x if self.second is None else self.second(gelu(x))

@@ -40,7 +40,8 @@ class ResamplerLayer(nnx.Module):
             rearrange(project(x), "t s (n h) -> t s n h", h=self.head_dim)
             for project, x in ((self.q, own), (self.k, keys), (self.v, keys))
         )
-        latents = latents + self.out(rearrange(attend(q, k, v), "t s n h -> t s (n h)"))
+        out = attend(q, k, v, axes=("rows", None, "heads"))
+        latents = latents + self.out(rearrange(out, "t s n h -> t s (n h)"))
         return latents + self.mlp(self.norm2(latents))
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from nvlm_jax.config import VisionConfig
 from nvlm_jax.models.attention import attend
 from nvlm_jax.models.axes import constrain, parts
-from nvlm_jax.models.layers import TABLE_INIT, linear, rms_norm, scan_layers, stack
+from nvlm_jax.models.layers import TABLE_INIT, gelu, linear, rms_norm, scan_layers, stack
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -82,7 +82,7 @@ class VisionAttention(nnx.Module):
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (rearrange(a, "t p (n h) -> t p n h", n=self.heads) for a in (q, k, v))
-        return self.out(rearrange(attend(q, k, v), "t p n h -> t p (n h)"))
+        return self.out(rearrange(attend(q, k, v, axes=("tiles", None, None)), "t p n h -> t p (n h)"))
 
 
 class VisionLayer(nnx.Module):
@@ -101,7 +101,7 @@ class VisionLayer(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = constrain(x, "tiles", None, None)
         x = x + self.attention(self.norm1(x)) * self.scale1[...].astype(x.dtype)
-        hidden = jax.nn.gelu(self.up(self.norm2(x)), approximate=False)
+        hidden = gelu(self.up(self.norm2(x)))
         return x + self.down(hidden) * self.scale2[...].astype(x.dtype)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nvlm_jax.config import ConfigError
 from nvlm_jax.inputs.batch import Batch
+from nvlm_jax.models.axes import Names
 from nvlm_jax.parallel.mesh import ROWS
 
 MESH_AXES: dict[str | None, str | tuple[str, ...] | None] = {
@@ -127,23 +129,34 @@ class MeshLayout:
 
     def __init__(self, mesh: Mesh):
         self.mesh = mesh
+        self.platform = mesh.devices.flat[0].platform
 
-    def place(self, x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    def place(self, x: jax.Array, names: Names) -> jax.Array:
         """`x` with a sharding constraint."""
         if len(names) != x.ndim:
             raise ValueError(f"an array of shape {x.shape} has not the dimensions {names}")
-        spec = PartitionSpec(*(MESH_AXES[name] for name in names))
-        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, _spec(names)))
 
     def parts(self, name: str) -> int:
         """Into how many parts a dimension of this name is split."""
         axes = MESH_AXES[name]
         return math.prod(self.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
+    def by_part(self, function: Callable[..., jax.Array], given: Sequence[Names], made: Names) -> Callable:
+        """`function` as each device computes it, from its part of each argument, to its part of the result."""
+        # What is replicated cannot be told apart inside of a kernel, so it is not checked there.
+        specs = tuple(_spec(names) for names in given)
+        return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=_spec(made), check_vma=False)
+
+
+def _spec(names: Names) -> PartitionSpec:
+    return PartitionSpec(*(MESH_AXES[name] for name in names))
+
 
 def mesh_layout(mesh: Mesh) -> MeshLayout | None:
-    """The layout of activations on `mesh`; None for one device, where nothing has to be said."""
-    return MeshLayout(mesh) if mesh.size > 1 else None
+    """The layout of activations on `mesh`; None for one device of this machine, where nothing has to be said."""
+    layout = MeshLayout(mesh)
+    return layout if mesh.size > 1 or layout.platform != jax.default_backend() else None
 
 
 def batch_shardings(mesh: Mesh) -> Batch:

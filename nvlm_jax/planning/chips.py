@@ -5,8 +5,8 @@ of tpu7x is two devices, each with half of it); bytes a second of one link and d
 jax-ml.github.io/scaling-book/tpus, for tpu7x from its 1,200 GB/s a chip over six links, both directions, shared by two
 devices; HBM limits are what their compiler names when it refuses a program, for v4 and tpu7x a little below the size;
 between slices 100 Gb/s a host and direction are assumed. H100: NVIDIA's datasheet (SXM, dense bf16; NVLink 900 GB/s,
-both directions) and one 400 Gb/s InfiniBand port a GPU, as in DGX H100. B200: an eighth of DGX B200's figures, dense
-bf16 as half its FP8. Of a GPU's memory 94 % are taken as usable.
+both directions) and one 400 Gb/s InfiniBand port a GPU, as in DGX H100. H200: its datasheet, else as H100. B200: an
+eighth of DGX B200's figures, dense bf16 as half its FP8. Of a GPU's memory 94 % are taken as usable.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ CHIPS = {
         Chip("v6e", 918e12, 31.25, 1640e9, 90e9, 3.125e9, 4),
         Chip("tpu7x", 1153.5e12, 94.75, 3690e9, 50e9, 1.5625e9, 8),
         Chip("h100", 989e12, 80e9 / GIB * 0.94, 3350e9, 450e9, 50e9, 8, tpu=False),
+        Chip("h200", 989e12, 141e9 / GIB * 0.94, 4800e9, 450e9, 50e9, 8, tpu=False),
         Chip("b200", 2250e12, 180e9 / GIB * 0.94, 8000e9, 900e9, 50e9, 8, tpu=False),
     )
 }

@@ -15,10 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nvlm_jax.config import RunConfig
-from nvlm_jax.models.attention import DENSE_LIMIT
+from nvlm_jax.models.attention import KERNEL_LIMIT
 from nvlm_jax.models.flops import (
     Work,
     executed_flops,
+    keys_per_tile,
     padded_work,
     sample_work,
     scaled,
@@ -30,6 +31,7 @@ from nvlm_jax.planning.estimate import hbm_traffic, held_by_hand
 from nvlm_jax.planning.hlo import bytes_by_axis
 
 SECONDS_A_DAY = 86400
+BLOCK = 512  # queries and keys of a kernel's block
 
 
 class Workload(NamedTuple):
@@ -60,7 +62,7 @@ def make_plan(config: RunConfig, chip: Chip, mesh: Mesh, compiled: Compiled, loa
     devices, model, train = mesh.size, config.model, config.train
     work, samples = useful_work(config, load)
     useful = useful_flops(model, train.trainable, work)
-    executed = _executed(config, mesh)
+    executed = _executed(config, mesh, load)
     sent = bytes_by_axis(compiled.collectives)
     seconds = {"compute": sum(executed.values()) / devices / chip.flops}
     seconds["hbm"] = hbm_traffic(config, mesh) / chip.hbm_bandwidth
@@ -157,11 +159,28 @@ def advice(config: RunConfig, mesh: Mesh, compiled: Compiled, limit: float) -> s
     return first + "What would lower it: " + "; ".join(options)
 
 
-def _executed(config: RunConfig, mesh: Mesh) -> dict[str, float]:
-    places = config.data.tokens_per_row
-    work = padded_work(config.model, config.train.batch_rows, places, _tiles_with_padding(config, mesh))
-    blockwise = places * places > DENSE_LIMIT
-    return executed_flops(config.model, config.train.trainable, work, blockwise)
+def _executed(config: RunConfig, mesh: Mesh, load: Workload) -> dict[str, float]:
+    places, model = config.data.tokens_per_row, config.model
+    work = padded_work(model, config.train.batch_rows, places, _tiles_with_padding(config, mesh))
+    if places**2 < KERNEL_LIMIT:
+        return executed_flops(model, config.train.trainable, work)
+    return executed_flops(model, config.train.trainable, met_work(config, work, load), "kernel")
+
+
+def met_work(config: RunConfig, work: Work, load: Workload) -> Work:
+    """`work` with those pairs alone that kernels compute: of blocks that meet, in rows full of the load's samples."""
+    rows, places, keys = config.train.batch_rows, config.data.tokens_per_row, keys_per_tile(config.model)
+    length = max(int(sample_work(config.model, load.text, load.tiles, load.tag_tokens).tokens), 1)
+    first = np.arange(0, places, BLOCK)  # of each block of queries
+    blocks = first // BLOCK + 1 - first // length * length // BLOCK
+    work = work._replace(self_pairs=rows * min(float(blocks.sum() * BLOCK**2), places**2))
+    if not work.cross_pairs:
+        return work
+    last = np.minimum(first + BLOCK, places) - 1
+    a_sample = load.tiles * keys
+    begin, end = first // length * a_sample // BLOCK, -((last // length + 1) * a_sample // -BLOCK)
+    end = np.minimum(end, -(config.data.tiles_per_row * keys // -BLOCK))
+    return work._replace(cross_pairs=rows * float(np.maximum(end - begin, 0).sum() * BLOCK**2))
 
 
 def _tiles_with_padding(config: RunConfig, mesh: Mesh) -> float:

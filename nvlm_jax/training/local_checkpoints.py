@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import flags
 from etils import epath
 from jax.sharding import Mesh
 from orbax.checkpoint.experimental.emergency import checkpoint_manager as emergency
@@ -49,6 +50,11 @@ class LocalCheckpoints:
         Raises:
             ConfigError: kind slices on a mesh whose `data` is 1, or with several of its parts in one process.
         """
+        # Orbax's managers ask for the processes' devices (a second time nothing happens) and read an absl flag.
+        if jax.process_count() > 1:
+            ocp.multihost.initialize_distributed_to_device_ids()
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
         local = config.train.local
         state = abstract_state(config)[1]
         self.every = local.every
@@ -72,7 +78,8 @@ class LocalCheckpoints:
         wanted = ocp.args.PyTreeRestore(item=self._plain, restore_args=restore_args)
         found = self._manager.restore(step, args=ocp.args.Composite(state=wanted)).state
         number = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), self._target.step.sharding)
-        return TrainState(number, *(from_plain(getattr(self._target, name), found[name]) for name in found))
+        rest = {name: from_plain(getattr(self._target, name), value) for name, value in found.items()}
+        return TrainState(number, **rest)
 
     def close(self) -> None:
         """Wait for what is being written, then free the threads."""

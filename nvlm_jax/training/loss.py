@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from nvlm_jax.models.axes import constrain
 
 
+@jax.named_scope("loss")
 def token_nll(
     logits: Callable[[jax.Array], jax.Array], hidden: jax.Array, targets: jax.Array, chunk: int
 ) -> jax.Array:

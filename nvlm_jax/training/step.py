@@ -93,8 +93,9 @@ def make_train_step(
             zeros = jnp.zeros(group_count + 1)
             start = ((jnp.zeros(()), (zeros, zeros)), jax.tree.map(jnp.zeros_like, state.params))
             ((value, (nll, weight)), grads), _ = jax.lax.scan(accumulate, start, split_rows(batch, accumulation))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         trained = (batch.loss_weights > 0).sum(dtype=jnp.float32)
         metrics = {"loss": value, "trained_tokens": trained, "group_loss": nll, "group_weight": weight}
         metrics |= {"grad_norm": optax.tree.norm(grads)} | part_norms(grads) | gate_values(params)

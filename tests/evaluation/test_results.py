@@ -88,6 +88,6 @@ def test_the_text_average_takes_four_and_its_change_the_backbones():
         return {name: {"score": n} for name, n in zip(("mmlu", "gsm8k", "math500", "humaneval"), numbers, strict=True)}
 
     own, backbone = scores(82.0, 92.9, 73.1, 88.4), scores(82.3, 91.1, 59.7, 86.0)
-    assert results.text_average(own, backbone) == {"score": 84.1, "backbone": 79.77, "change": 4.33}
+    assert results.text_average(own, backbone) == {"score": 84.1, "backbone": 79.78, "change": 4.32}
     assert results.text_average(own, None)["change"] is None
     assert results.text_average({"mmlu": {"score": 82.0}}, backbone) is None

@@ -23,8 +23,8 @@ def test_a_server_under_load_is_measured(serve, monkeypatch):  # noqa: F811
     monkeypatch.setattr(benchmark_serve, "SETTLE", 0.0)
     body = b'{"messages": [{"role": "user", "content": "hello"}], "stream": true}'
     found = benchmark_serve.asyncio.run(benchmark_serve._measure(running.url, [body], 8, 1.0, 0.3))
-    assert found["answers"] > 8 and found["errors"] == 0 and found["unexpected"] == {}
-    assert sum(found["malformed"].values()) > 0 and found["served"][0] > 0
+    assert found["answers"] > 0 and found["errors"] == 0 and found["unexpected"] == {}
+    assert sum(found["malformed"].values()) > 0 and found["served"][1] > 0
     assert 0 < found["first"][0] <= found["whole"][0] < found["whole"][2] + 1e-9
     assert found["memory"][0] > 1e7
     assert "0 errors" in benchmark_serve.report(found)

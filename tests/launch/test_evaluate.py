@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from configs.nvlm import get_config
@@ -15,6 +16,8 @@ from data_pipelines.generated.samples import GeneratedSource
 from data_pipelines.records import write_dataset
 from nvlm_jax.config import RunConfig, from_mapping
 from nvlm_jax.models.build import build_model
+from nvlm_jax.parallel.mesh import inference_mesh
+from nvlm_jax.parallel.sharding import state_shardings
 from nvlm_jax.training.checkpoints import Checkpoints
 from nvlm_jax.training.step import init_state, split_model
 from nvlm_jax.training.workdir import open_workdir
@@ -37,8 +40,8 @@ def run(*flags: str) -> tuple[int, str]:
     return process.returncode, output
 
 
-def save_checkpoint(workdir: pathlib.Path) -> RunConfig:
-    """Step 1 of a model that knows nothing."""
+def save_checkpoint(workdir: pathlib.Path, devices: int = 1) -> RunConfig:
+    """Step 1 of a model that knows nothing, from so many devices."""
     base = make_run_config("d", steps=1)
     decoder = dataclasses.replace(base.model.decoder, vocab_size=512)
     vision = dataclasses.replace(base.model.vision, image_size=64, patch_size=16)
@@ -46,9 +49,14 @@ def save_checkpoint(workdir: pathlib.Path) -> RunConfig:
     inputs = from_mapping(RunConfig, get_config("arch=d,size=tiny,stage=sft").to_dict()).inputs
     config = dataclasses.replace(base, model=model, inputs=inputs)
     split = split_model(build_model(config.model), config.train.trainable, config.model.frozen_dtype)
+    state, frozen = init_state(split, config), split.frozen
+    if devices > 1:
+        mesh = inference_mesh(config.model, jax.devices()[:devices])
+        state, frozen = (jax.device_put(tree, state_shardings(tree, mesh)) for tree in (state, frozen))
+        assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves((state, frozen))} == {devices}
     checkpoints = Checkpoints(open_workdir(workdir, config), keep=1)
-    checkpoints.save_frozen(split.frozen)
-    checkpoints.save(1, init_state(split, config), config)
+    checkpoints.save_frozen(frozen)
+    checkpoints.save(1, state, config)
     checkpoints.close()
     return config
 
@@ -125,6 +133,31 @@ def test_killed_for_real_it_goes_on_and_asks_nothing_twice(tmp_path):
     watched = (tmp_path / "watched" / "step-1" / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["ids"] for line in watched] == [json.loads(line)["ids"] for line in lines]
     assert json.loads((tmp_path / "watched" / "steps.jsonl").read_text())["step"] == 1
+
+
+# The command for several numbers of devices in turn, in one process: the first of its arguments names them.
+COMMANDS = """
+import sys
+from absl import flags
+from launch import evaluate
+
+for count in sys.argv[1].split(","):
+    flags.FLAGS(["evaluate", f"--devices={count}", f"--out={sys.argv[2]}/{count}", *sys.argv[3:]])
+    evaluate.main(["evaluate"])
+"""
+
+
+def test_a_checkpoint_of_eight_devices_answers_alike_on_one_two_and_four(tmp_path):
+    save_checkpoint(tmp_path / "run", devices=8)
+    write_dataset(tmp_path / "data/qa-test", GeneratedSource("qa", "test", 0, 2, grids=((2, 1),), questions=3))
+    flags = [f"--checkpoint={tmp_path}/run", f"--data={tmp_path}/data", "--embedded=qa-test", "--views=vision"]
+    command = [sys.executable, "-c", COMMANDS, "1,2,4", str(tmp_path), *flags, "--max_new_tokens=8", "--batch_size=4"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [(tmp_path / name / "predictions.jsonl").read_text().splitlines() for name in "124"]
+    answers = [[(record["id"], record["ids"]) for record in map(json.loads, found)] for found in lines]
+    assert answers[0] == answers[1] == answers[2]
+    assert len(answers[0]) == 6 and len({tuple(ids) for _, ids in answers[0]}) > 1
 
 
 @pytest.mark.parametrize(

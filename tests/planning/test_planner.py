@@ -8,13 +8,13 @@ from jax.sharding import Mesh
 
 from configs.nvlm import get_config
 from nvlm_jax.config import ConfigError, MeshConfig, RunConfig, from_mapping
-from nvlm_jax.models.flops import executed_flops, padded_work, useful_flops
+from nvlm_jax.models.flops import executed_flops, keys_per_tile, padded_work, useful_flops
 from nvlm_jax.parallel.mesh import make_mesh, parse_mesh
 from nvlm_jax.planning import page
 from nvlm_jax.planning.chips import CHIPS, GIB, parse_topology
 from nvlm_jax.planning.compile import Compiled, _exceeded, compile_for, tpu_devices
 from nvlm_jax.planning.estimate import held_by_hand
-from nvlm_jax.planning.plan import Workload, axis_bandwidth, make_plan, useful_work
+from nvlm_jax.planning.plan import Workload, axis_bandwidth, make_plan, met_work, useful_work
 from nvlm_jax.planning.search import candidates
 from tests.tiny import make_run_config
 
@@ -81,6 +81,22 @@ def test_planned_flops_are_the_closed_form(arch):
     assert plan["executed_flops_by_module"] == executed_flops(config.model, config.train.trainable, padded)
 
 
+def test_kernels_compute_the_blocks_that_meet():
+    """Rows of 2,048 places in blocks of 512, by hand: samples of 1,024 places take 1 + 2 blocks, twice a row."""
+    config = run("x")
+    data = dataclasses.replace(config.data, tokens_per_row=2048, tiles_per_row=64)
+    config = dataclasses.replace(config, data=data)
+    work = padded_work(config.model, 8, 2048, 64)
+    load = Workload(text=1024 - 32, tiles=32, tag_tokens=1)
+    found = met_work(config, work, load)
+    assert found.self_pairs == 8 * (2 * 3) * 512**2
+    # Four keys a tile: the 128 keys of either sample lie in the one block of 256 keys.
+    assert keys_per_tile(config.model) == 4 and found.cross_pairs == 8 * 4 * 512**2
+    assert found.tiles == work.tiles and found.self_pairs < work.self_pairs
+    plan = by_hand(dataclasses.replace(config, model=dataclasses.replace(config.model, remat="none")))
+    assert sum(plan["flops_by_module"].values()) < sum(plan["executed_flops_by_module"].values())
+
+
 def test_more_work_takes_more(monkeypatch):
     """Memory, time and FLOPs grow with the batch and with depth."""
     for smaller, larger in ((run("h"), run("h", rows=16)), (run("h"), run("h", layers=8))):
@@ -119,7 +135,7 @@ def test_search_ranks_what_fits_and_divides():
         ("v6e:4x4x4", r"there is no v6e:4x4x4; v6e slices are 2x2, 2x4"),
         ("v5p", "names no size"),
         ("h100:12", r"h100:8, h100:128"),
-        ("a100:8", "chips are v4, v5e, v5p, v6e, tpu7x, h100, b200"),
+        ("a100:8", "chips are v4, v5e, v5p, v6e, tpu7x, h100, h200, b200"),
     ],
 )
 def test_topologies_that_do_not_exist(text, message):

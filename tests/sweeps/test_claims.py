@@ -11,6 +11,7 @@ from data_pipelines import embedded
 from nvlm_jax.sweeps import claims, compare, store, variants
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.runner import Runner
+from tests.fast_compile import FAST_COMPILE
 from tests.sweeps.files import write_sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -113,7 +114,7 @@ def test_from_runs_to_a_record_and_a_page(place, monkeypatch):
 def test_the_smallest_claim_for_real_at_two_steps(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ["JAX_COMPILATION_CACHE_DIR"])
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    monkeypatch.setenv("XLA_FLAGS", FAST_COMPILE)
     monkeypatch.chdir(ROOT)
     sweep = variants.load(ROOT / "configs/sweeps/claims/claim_4.py")
     embedded.prepare(tmp_path / "data", ["tiles-1"], samples=20, processes=0)

@@ -14,6 +14,7 @@ from nvlm_jax.parallel import watch
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.parallel.processes import row_share, start_processes
 from nvlm_jax.training.loop import train
+from tests.fast_compile import FAST_COMPILE
 from tests.tiny import make_batches, make_run_config
 
 CONFIG = make_run_config("d", steps=8, checkpoint_every=3, trainable=("projector",))
@@ -49,7 +50,7 @@ def _main(
     said = os.open(workdir / f"said-{index}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, sys.stderr.fileno())
     # Read when the first device is asked for, which is after the fork.
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} {FAST_COMPILE}"
     os.environ |= {"XLA_FLAGS": flags} | variables
     logging.basicConfig(level=logging.WARNING, force=True)
     logging.getLogger("nvlm_jax").setLevel(logging.INFO)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nvlm_jax.training.telemetry import METRICS, read_metrics
+from tests.fast_compile import FAST_COMPILE
 from tests.training.killable import CONFIG
 from tests.training.test_loop import exact_record
 
@@ -28,7 +29,7 @@ def unfinished(workdir: Path) -> list[Path]:
 
 def run(workdir: Path, kill_when: Callable[[], bool] = lambda: False) -> int:
     """Start the run; SIGKILL it as soon as `kill_when` holds. Returns the exit code."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"XLA_FLAGS": FAST_COMPILE}
     command = [sys.executable, "-m", "tests.training.killable", str(workdir)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
     try:

@@ -1,6 +1,7 @@
 """Every benchmark's published layouts in miniature, made of generated pages, into a directory of benchmarks.
 
     write(data, "docvqa", "parquet")     -> data/docvqa/DocVQA/validation-00000-of-00001.parquet
+    python -m tests.evaluation.benchmarks.miniature DIR     the first layout of each
 
 A page's picture, its question and its answer stand in for the benchmark's own; columns, types, names and encodings are
 those of the published files.
@@ -15,6 +16,7 @@ import gzip
 import io
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -526,3 +528,8 @@ def write(data: pathlib.Path, name: str, layout: str | None = None) -> pathlib.P
     layouts = LAYOUTS[name]
     layouts[layout or next(iter(layouts))](root)
     return root
+
+
+if __name__ == "__main__":
+    for benchmark in LAYOUTS:
+        print(write(pathlib.Path(sys.argv[1]), benchmark))
