@@ -42,7 +42,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+        try:
+            return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+        except NotImplementedError:  # an axis is no whole dimension of the torus, as tensor=4 on 16x16
+            placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+            return Mesh(placed, AXES, axis_types=types)
     if sizes[0] % slices:
         raise ConfigError(
             f"mesh: data {sizes[0]} does not divide by the {slices} slices of these devices, and `data` alone may go "
@@ -50,7 +54,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         )
     inside = (sizes[0] // slices, *sizes[1:])
     across = (slices, 1, 1, 1)
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=types)
+    split = {"allow_split_physical_axes": True}
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices, **split), AXES, axis_types=types)
 
 
 def parse_mesh(text: str) -> MeshConfig:

@@ -161,6 +161,14 @@ def test_bandwidth_follows_the_torus(slice_of_four):
     assert one == 2 * 90e9 and axis_bandwidth(mesh, "fsdp+tensor", CHIPS["v5p"]) == 2 * one
 
 
+def test_an_axis_may_be_part_of_a_torus_dimension():
+    pytest.importorskip("libtpu")
+    mesh = make_mesh(parse_mesh("fsdp=64,tensor=4"), tpu_devices(CHIPS["v6e"], "16x16"))
+    for group in mesh.devices.reshape(64, 4):  # neighbours, on one line
+        (x, y, _), (u, v, _) = group[0].coords, group[-1].coords
+        assert (u - x, v - y) in [(3, 0), (0, 3)]
+
+
 def test_several_slices_are_crossed_by_data_alone():
     pytest.importorskip("libtpu")
     devices = tpu_devices(CHIPS["v5e"], "2x2", slices=2)
