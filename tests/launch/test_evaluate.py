@@ -147,6 +147,7 @@ for count in sys.argv[1].split(","):
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_answers_alike_on_one_two_and_four(tmp_path):
     save_checkpoint(tmp_path / "run", devices=8)
     write_dataset(tmp_path / "data/qa-test", GeneratedSource("qa", "test", 0, 2, grids=((2, 1),), questions=3))
