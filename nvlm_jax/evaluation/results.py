@@ -61,7 +61,7 @@ def score(
         "unparsed": sum(p.extraction is None for p in asked),
         "judged": sum(p.judged for p in asked),
         "cut": sum(p.cut for p in asked),
-        "seconds": round(seconds, 2),
+        "seconds": round(seconds, 4),
         "items_per_second": round(len(predictions) / seconds, 3) if seconds else None,
         "rule": rule,
         "max_new_tokens": limit,

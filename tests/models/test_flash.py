@@ -193,7 +193,7 @@ def of_kernel(case: str, kernel: str, width: int, kv_heads: int, rows: int = 2):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "width"), [("causal", 64), ("tiles", 128)])
+@pytest.mark.parametrize(("case", "width"), [("tiles", 128)])  # each takes a quarter of a minute
 def test_kernels_compile_for_a_tpu_slice(case, width):
     pytest.importorskip("libtpu")
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), tpu_devices(CHIPS["v5p"], "2x2x1"))
