@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nvlm_jax.models.flash import mosaic, triton
-from nvlm_jax.models.flash.blocks import Given
+from nvlm_jax.models.flash.blocks import Given, Sizes
 from nvlm_jax.models.flash.rule import Rule, all_see_all, pad_rule
 
 BACKENDS: dict[str, ModuleType] = {"mosaic": mosaic, "triton": triton}
@@ -20,7 +20,7 @@ class How(NamedTuple):
     """What the kernels are compiled with."""
 
     backend: str
-    sizes: Any  # `Sizes` of the backend
+    sizes: Sizes
     interpret: bool
 
 
@@ -31,7 +31,7 @@ def flash_attention(
     rule: Rule | None,
     backend: str,
     interpret: bool = False,
-    sizes: Any = None,
+    sizes: Sizes | None = None,
 ) -> jax.Array:
     """Softmax attention with grouped key/value heads, scaled by 1/sqrt(h).
 

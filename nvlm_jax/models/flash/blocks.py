@@ -8,7 +8,7 @@ products are in the dtype of the arrays.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,19 @@ from nvlm_jax.models.flash.rule import Rule
 MASKED = -1e30  # score of a pair that does not see each other
 FLOOR = -1e20  # least top: keeps the weights of a query that sees nothing at exactly zero
 NN, NT, TN = ((1,), (0,)), ((1,), (1,)), ((0,), (0,))  # which dimensions a product sums over
+
+
+class Sizes(NamedTuple):
+    """Of the three kernels: each backend's `Size`, of `q` queries and `k` keys a block."""
+
+    forward: Any
+    dq: Any
+    dkv: Any
+
+    @property
+    def units(self) -> tuple[int, int]:
+        """What the numbers of queries and of keys have to be multiples of."""
+        return math.lcm(*(s.q for s in self)), math.lcm(*(s.k for s in self))
 
 
 class Given(NamedTuple):

@@ -8,7 +8,6 @@ A block that is not met costs a step of the grid, but nothing is read for it.
 from __future__ import annotations
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from nvlm_jax.models.flash.blocks import FLOOR, MASKED, NN, NT, TN, Given, factor, log_total, product
+from nvlm_jax.models.flash.blocks import FLOOR, MASKED, NN, NT, TN, Given, Sizes, factor, log_total, product
 from nvlm_jax.models.flash.rule import Marks, Rule, spans, visible
 
 LANES = 128
@@ -28,19 +27,6 @@ class Size(NamedTuple):
 
     q: int
     k: int
-
-
-class Sizes(NamedTuple):
-    """Of the three kernels."""
-
-    forward: Size
-    dq: Size
-    dkv: Size
-
-    @property
-    def units(self) -> tuple[int, int]:
-        """What the numbers of queries and of keys have to be multiples of."""
-        return math.lcm(*(s.q for s in self)), math.lcm(*(s.k for s in self))
 
 
 def sizes(queries: int, keys: int, width: int) -> Sizes:

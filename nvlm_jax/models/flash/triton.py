@@ -6,7 +6,6 @@ Arrays are [B, S, H, h] as the model holds them: a program reads its head's part
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 
-from nvlm_jax.models.flash.blocks import FLOOR, MASKED, NN, NT, Given, factor, log_total, product
+from nvlm_jax.models.flash.blocks import FLOOR, MASKED, NN, NT, Given, Sizes, factor, log_total, product
 from nvlm_jax.models.flash.rule import Marks, Rule, spans, visible
 
 
@@ -26,19 +25,6 @@ class Size(NamedTuple):
     k: int
     warps: int = 4
     stages: int = 3
-
-
-class Sizes(NamedTuple):
-    """Of the three kernels."""
-
-    forward: Size
-    dq: Size
-    dkv: Size
-
-    @property
-    def units(self) -> tuple[int, int]:
-        """What the numbers of queries and of keys have to be multiples of."""
-        return math.lcm(*(s.q for s in self)), math.lcm(*(s.k for s in self))
 
 
 def sizes(queries: int, keys: int, width: int) -> Sizes:
