@@ -15,7 +15,7 @@ from flax import nnx
 
 from nvlm_jax.models.cross_attention import GatedCrossAttention, ImageMemory
 from nvlm_jax.models.decoder import Cache, CacheMask, DecoderLayer, KeyValues, pick
-from nvlm_jax.models.layers import Int8
+from nvlm_jax.models.layers import Int8, turns
 from nvlm_jax.models.nvlm import NVLM
 
 # With more layers the programs take too long to compile, and the loop is used. Prompts are long: the loop costs them
@@ -86,6 +86,7 @@ def extend(
     if layers is None:
         hidden, fresh = model.extend(x, positions, mask, Cache(past, fresh), memory)
         return hidden if only is None else pick(hidden, only), fresh
+    positions = turns(positions, model.config.decoder.head_dim, model.config.decoder.rope_theta)
     found, group = [], -1
     for number, (own, gated) in enumerate(layers):
         if gated is not None:
