@@ -19,9 +19,10 @@ from nvlm_jax.models.layers import Int8, turns
 from nvlm_jax.models.nvlm import NVLM
 
 # With more layers the programs take too long to compile, and the loop is used. Prompts are long: the loop costs them
-# little.
+# little. Nor does it cost anything where a layer is so small that its copy stays in a processor's cache.
 MOST_CHOOSING = 32
 MOST_READING = 8
+LEAST_BYTES = 4 * 2**20
 
 
 class Layer(NamedTuple):
@@ -35,8 +36,11 @@ Layers = list[Layer] | None  # None = in a loop
 
 
 def layers_of(model: NVLM, most: int) -> Layers:
-    """The model's layers; None where they stay in a loop: above `most`, or in 8 bits, which are turned back in it."""
-    own = None if model.config.decoder.layers > most else _apart(model.decoder.layers)
+    """The model's layers; None where they stay in a loop: more than `most`, of fewer than `LEAST_BYTES`, or in 8 bits,
+    which are turned back in it."""
+    count = model.config.decoder.layers
+    small = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model.decoder.layers))) < count * LEAST_BYTES
+    own = None if count > most or small else _apart(model.decoder.layers)
     if own is None:
         return None
     if model.cross_attention is None:

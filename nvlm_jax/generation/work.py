@@ -14,6 +14,10 @@ from nvlm_jax.generation.store import PAGE
 from nvlm_jax.inputs.batch import THUMBNAIL
 
 PIECES = (32, 128, 512)  # tokens of a prompt that are read in one call
+# Sizes of what a call reads of the past begin here: each one more is a program more, and to read this much is nothing
+# beside a real model's weights.
+LEAST_PAGES = 8
+LEAST_TILES = 8
 
 
 @dataclasses.dataclass
@@ -63,7 +67,7 @@ def tiles_needed(work: Work, config: ModelConfig) -> list[bool]:
 
 def piece_of(works: Sequence[Work], lengths: Sequence[int], rows: int, size: int, config: ModelConfig) -> Piece:
     """The next `lengths` tokens of some prompts, in `rows` rows of `size`."""
-    before = rounded(max(pages_for(work.length) for work in works), 4)
+    before = rounded(max(1, *(pages_for(work.length) for work in works)), LEAST_PAGES)
     piece = Piece(
         tokens=np.zeros((rows, size), np.int32),
         slots=np.full((rows, size), -1, np.int32),
@@ -92,7 +96,7 @@ def piece_of(works: Sequence[Work], lengths: Sequence[int], rows: int, size: int
 
 def rows_of(works: Sequence[Work], rows: int, steps: int, least: int) -> Rows:
     """Requests that choose up to `steps` tokens, in `rows` rows, until no more than `least` of them go on."""
-    room = finely_rounded(max(pages_for(work.length + steps) for work in works), 4)
+    room = finely_rounded(max(pages_for(work.length + steps) for work in works), LEAST_PAGES)
     found = Rows(*(np.zeros(rows, np.int32) for _ in range(3)), np.zeros((rows, room), np.int32), np.int32(least))
     for row, work in enumerate(works):
         found.token[row], found.length[row] = work.chosen[-1], work.length
@@ -107,7 +111,7 @@ def cross_tiles(works: Sequence[Work], rows: int, config: ModelConfig) -> Tiles:
     count = 0
     if config.cross_attention is not None:
         count = max((len(work.tiles) for work in works), default=0)
-    tiles = Tiles(*(np.zeros((rows, rounded(count, 2, 4)), np.int32) for _ in Tiles._fields))
+    tiles = Tiles(*(np.zeros((rows, rounded(count, LEAST_TILES, 4)), np.int32) for _ in Tiles._fields))
     for row, work in enumerate(works if count else ()):
         example = work.request.example
         read = [place if _crossed(i, config) else 0 for place, i in zip(work.tiles, example.tile_index, strict=True)]

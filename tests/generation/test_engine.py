@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from nvlm_jax.config import CrossAttentionConfig, DecoderConfig, ModelConfig, VisionConfig
-from nvlm_jax.generation import work
+from nvlm_jax.generation import layers, work
 from nvlm_jax.generation.engine import Engine, part_of
+from nvlm_jax.generation.programs import programs_for
 from nvlm_jax.generation.request import GREEDY, Request
 from nvlm_jax.generation.sampling import Sampling
 from nvlm_jax.inputs.batch import THUMBNAIL, Example
@@ -159,6 +160,10 @@ def test_cached_greedy_decoding_equals_the_full_forward_token_for_token(arch, mo
     assert any(len(set(answer)) > 4 for answer in expected)  # answers that a mistake would change
     assert ask(engine(arch), prompts, NEW) == expected
     assert ask(engine(arch), prompts[::-1], NEW) == expected[::-1]  # from what was kept
+    monkeypatch.setattr(layers, "LEAST_BYTES", 0)  # the layers one by one, as of larger models
+    programs_for.cache_clear()
+    assert ask(make_engine(arch), prompts, NEW) == expected
+    programs_for.cache_clear()
 
 
 @pytest.mark.parametrize("arch", ["x", "h"])
