@@ -40,7 +40,7 @@ class Piece(NamedTuple):
     tag_tile: np.ndarray  # int32 [B, C], 1 + number of the row's tile that a tag names, else 0
     start: np.ndarray  # int32 [B], tokens before the piece, whole pages
     length: np.ndarray  # int32 [B], tokens of the piece; 0 = an empty row
-    past: np.ndarray  # int32 [B, n], pages before it
+    past: np.ndarray  # int32 [B, n], pages before it, n at least 1
     written: np.ndarray  # int32 [B, C / PAGE], pages of it
 
 
@@ -151,7 +151,7 @@ class Programs:
             seen = (tiles.places > 0)[:, None] & (tiles.starts[:, None] <= index[:, :, None]) & named
             memory = ImageMemory(None, seen, *read_tiles(store.tiles, tiles.places))
         layers = layers_of(model, MOST_READING)
-        past = split_layers(read_pages(store.pages, piece.past), layers) if piece.past.shape[1] else None
+        past = split_layers(read_pages(store.pages, piece.past), layers)
         last = jnp.maximum(piece.length - 1, 0)
         hidden, fresh = extend(model, layers, x, index, mask, past, None, memory, last)
         store = store._replace(pages=write_pages(store.pages, piece.written, joined_layers(fresh, layers)))

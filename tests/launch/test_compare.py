@@ -2,14 +2,12 @@
 
 import dataclasses
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 from nvlm_jax.evaluation import results
 from nvlm_jax.evaluation.benchmarks import registry
 from nvlm_jax.evaluation.question import Prediction
+from tests.commands import command
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -27,9 +25,7 @@ def finished(out: pathlib.Path, right: int) -> None:
 
 
 def run(*flags: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "launch.compare", *flags]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    done = command("launch.compare", *flags, env={"COLUMNS": "200"})
     return done.returncode, done.stdout + done.stderr
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import time
 
 import jax
@@ -21,23 +19,16 @@ from nvlm_jax.parallel.sharding import state_shardings
 from nvlm_jax.training.checkpoints import Checkpoints
 from nvlm_jax.training.step import init_state, split_model
 from nvlm_jax.training.workdir import open_workdir
+from tests.commands import Command, command
 from tests.conftest import make_run_config
 from tests.evaluation.benchmarks import miniature
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def start(*flags: str) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "launch.evaluate", *flags]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
-
-
 def run(*flags: str) -> tuple[int, str]:
-    process = start(*flags)
-    output = process.communicate(timeout=1200)[0]
-    return process.returncode, output
+    done = command("launch.evaluate", *flags)
+    return done.returncode, done.stdout + done.stderr
 
 
 def save_checkpoint(workdir: pathlib.Path, devices: int = 1) -> RunConfig:
@@ -109,16 +100,16 @@ def test_killed_for_real_it_goes_on_and_asks_nothing_twice(tmp_path):
     save_checkpoint(tmp_path / "run")
     miniature.write(tmp_path / "data", "docvqa")
     flags = [
-        f"--checkpoint={tmp_path}/run", f"--data={tmp_path}/data", "--benchmarks=docvqa,docvqa_test", "--batch_size=2",
+        f"--checkpoint={tmp_path}/run", f"--data={tmp_path}/data", "--benchmarks=docvqa,docvqa_test", "--batch_size=1",
         "--max_new_tokens=4",
     ]  # fmt: skip
     miniature.docvqa_parquet(tmp_path / "data/docvqa", "test")
     answers = tmp_path / "out" / "predictions.jsonl"
-    process = start(*flags, f"--out={tmp_path}/out")
-    while process.poll() is None and not (answers.exists() and answers.read_text().count("\n") >= 4):
+    process = Command("launch.evaluate", *flags, f"--out={tmp_path}/out").process
+    while process.exitcode is None and not (answers.exists() and answers.read_text().count("\n") >= 4):
         time.sleep(0.01)
     process.kill()
-    process.communicate()
+    process.join()
     kept = answers.read_text().splitlines()[:4]
     assert not (tmp_path / "out" / "results.json").exists()
 
@@ -135,43 +126,36 @@ def test_killed_for_real_it_goes_on_and_asks_nothing_twice(tmp_path):
     assert json.loads((tmp_path / "watched" / "steps.jsonl").read_text())["step"] == 1
 
 
-# The command for several numbers of devices in turn, in one process: the first of its arguments names them.
-COMMANDS = """
-import sys
-from absl import flags
-from launch import evaluate
-
-for count in sys.argv[1].split(","):
-    flags.FLAGS(["evaluate", f"--devices={count}", f"--out={sys.argv[2]}/{count}", *sys.argv[3:]])
-    evaluate.main(["evaluate"])
-"""
-
-
 @pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_answers_alike_on_one_two_and_four(tmp_path):
     save_checkpoint(tmp_path / "run", devices=8)
     write_dataset(tmp_path / "data/qa-test", GeneratedSource("qa", "test", 0, 2, grids=((2, 1),), questions=3))
     flags = [f"--checkpoint={tmp_path}/run", f"--data={tmp_path}/data", "--embedded=qa-test", "--views=vision"]
-    command = [sys.executable, "-c", COMMANDS, "1,2,4", str(tmp_path), *flags, "--max_new_tokens=8", "--batch_size=4"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    flags += ["--max_new_tokens=8", "--batch_size=1"]  # one row a call: the fewest programs
+    calls = [[*flags, f"--devices={count}", f"--out={tmp_path}/{count}"] for count in (1, 2, 4)]
+    done = command("tests.launch.calls", "evaluate", json.dumps(calls), env={"XLA_FLAGS": os.environ["XLA_FLAGS"]})
+    assert json.loads(done.stdout.splitlines()[-1]) == [None] * 3, done.stderr
     lines = [(tmp_path / name / "predictions.jsonl").read_text().splitlines() for name in "124"]
     answers = [[(record["id"], record["ids"]) for record in map(json.loads, found)] for found in lines]
     assert answers[0] == answers[1] == answers[2]
     assert len(answers[0]) == 6 and len({tuple(ids) for _, ids in answers[0]}) > 1
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--benchmarks=embeded"], "--benchmarks: no embeded; there are embedded, ai2d, "),
-        (["--share=2/2"], "--share: '2/2'; expected I/N with I from 0 to N - 1"),
-        (["--views=blurred"], "--views: no blurred; there are vision, vision_blind"),
-        (["--data=nowhere", "--benchmarks=docvqa"], "docvqa val: no files in nowhere; expected one of"),
-        (["--data=nowhere", "--benchmarks=all"], "no benchmark can be read:"),
-        (["--data=nowhere"], "nowhere/qa-test: no dataset here"),
-    ],
-)
-def test_evaluate_says_what_it_cannot_do(tmp_path, flags, message):
-    status, output = run("--checkpoint=none", f"--out={tmp_path}/out", *flags)
-    assert status == 1 and message in output
+MISTAKES = [
+    (["--benchmarks=embeded"], "--benchmarks: no embeded; there are embedded, ai2d, "),
+    (["--share=2/2"], "--share: '2/2'; expected I/N with I from 0 to N - 1"),
+    (["--views=blurred"], "--views: no blurred; there are vision, vision_blind"),
+    (["--data=nowhere", "--benchmarks=docvqa"], "docvqa val: no files in nowhere; expected one of"),
+    (["--data=nowhere", "--benchmarks=all"], "no benchmark can be read:"),
+    (["--data=nowhere"], "nowhere/qa-test: no dataset here"),
+]
+
+
+def test_evaluate_says_what_it_cannot_do(tmp_path):
+    tried = [["--checkpoint=none", f"--out={tmp_path}/out", *flags] for flags, _ in MISTAKES]
+    done = command("tests.launch.calls", "evaluate", json.dumps(tried))
+    assert done.returncode == 0, done.stderr
+    for said, (_, message) in zip(json.loads(done.stdout.splitlines()[-1]), MISTAKES, strict=True):
+        assert message in said
+    status, output = run(*tried[0])  # and as a user sees it
+    assert status == 1 and MISTAKES[0][1] in output

@@ -1,14 +1,12 @@
 """The command on raw datasets: what it refuses, and an InternVL meta.json with two datasets."""
 
-import subprocess
-import sys
-
 from data_pipelines.records import RecordSource
+from tests.commands import command
 from tests.data_pipelines.raw_files import picture, put
 
 
 def prepare(*flags: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "launch.prepare", *flags], capture_output=True, text=True)
+    done = command("launch.prepare", *flags)
     return done.returncode, done.stdout + done.stderr
 
 

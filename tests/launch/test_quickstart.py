@@ -7,8 +7,6 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -17,6 +15,7 @@ from configs.nvlm import get_config
 from data_pipelines import embedded
 from data_pipelines.generated.samples import GeneratedSource
 from data_pipelines.records import write_dataset
+from tests.commands import Command, command
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATASETS = ("caption-1", "qa", "text", "qa-test", "text-test")
@@ -86,28 +85,21 @@ def place(tmp_path) -> pathlib.Path:
     return tmp_path
 
 
-def start(place: pathlib.Path, *flags: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "launch.quickstart", *flags]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=place, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
-
-
 def run(place: pathlib.Path, *flags: str) -> tuple[int, str]:
-    process = start(place, *flags)
-    output = process.communicate(timeout=1200)[0]
-    return process.returncode, output
+    done = command("launch.quickstart", *flags, cwd=place, env={"PYTHONPATH": str(ROOT)})
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_stopped_in_the_middle_it_goes_on_and_what_is_finished_stays(place):
     out = place / "runs" / "quickstart"
-    process = start(place, *FLAGS)
-    while process.poll() is None and not (out / "d" / "sft" / "waiting").exists():
+    started = Command("launch.quickstart", *FLAGS, cwd=place, env={"PYTHONPATH": str(ROOT)})
+    while started.process.exitcode is None and not (out / "d" / "sft" / "waiting").exists():
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=1200)[0]
-    assert process.returncode == 130, output
+    os.kill(started.process.pid, signal.SIGINT)
+    started.process.join()
+    output = started.stdout + started.stderr
+    assert started.process.exitcode == 130, output
     assert f"stopped; to go on:\n  python -m launch.quickstart {' '.join(FLAGS)}" in output
     assert (out / "d" / "sft" / "stopped").exists()  # the signal was passed on and waited for
     assert not (out / "results.json").exists()

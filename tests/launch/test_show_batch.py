@@ -1,7 +1,4 @@
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -9,6 +6,7 @@ import pytest
 from data_pipelines import embedded
 from launch.show_batch import tiles_seen
 from nvlm_jax.inputs.batch import THUMBNAIL
+from tests.commands import command
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -52,10 +50,9 @@ def test_without_tiles_nothing_is_seen(tiny_model_config, random_batch, arch):
 
 
 def run(directory, *flags):
-    command = [sys.executable, "-m", "launch.show_batch", f"--config={ROOT}/configs/nvlm.py:arch=h,size=tiny,stage=sft"]
-    command.append(f"--config.inputs.tokenizer={ROOT}/nvlm_jax/assets/tiny")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([*command, *flags], cwd=directory, env=environment, capture_output=True, text=True)
+    config = f"--config={ROOT}/configs/nvlm.py:arch=h,size=tiny,stage=sft"
+    tokenizer = f"--config.inputs.tokenizer={ROOT}/nvlm_jax/assets/tiny"
+    return command("launch.show_batch", config, tokenizer, *flags, cwd=directory)
 
 
 def test_the_command_writes_page_and_picture(tmp_path):

@@ -3,8 +3,6 @@
 import io
 import json
 import re
-import subprocess
-import sys
 
 import pyarrow.csv
 import pyarrow.parquet
@@ -14,6 +12,7 @@ from rich.console import Console
 from nvlm_jax.sweeps import page, rows, store, tables
 from nvlm_jax.sweeps.runner import Runner
 from nvlm_jax.sweeps.variants import load
+from tests.commands import command
 from tests.sweeps.files import write_sweep
 
 BODY = """
@@ -84,7 +83,7 @@ def test_the_commands(place):
     run(place, "SEEDS = (0,)")
 
     def call(*arguments):
-        done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
+        done = command(*arguments, cwd=place)
         return done.returncode, done.stdout + done.stderr
 
     status, output = call("launch.report", "--sweep=runs", "--out=r/report.html", "--csv=r/rows.csv")

@@ -1,9 +1,6 @@
 """A run killed at any moment and started again computes the losses of one that was left alone, bit for bit."""
 
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nvlm_jax.training.telemetry import METRICS, read_metrics
-from tests.fast_compile import FAST_COMPILE
+from tests.commands import Command
 from tests.training.killable import CONFIG
 from tests.training.test_loop import exact_record
 
@@ -29,20 +26,18 @@ def unfinished(workdir: Path) -> list[Path]:
 
 def run(workdir: Path, kill_when: Callable[[], bool] = lambda: False) -> int:
     """Start the run; SIGKILL it as soon as `kill_when` holds. Returns the exit code."""
-    environment = os.environ | {"XLA_FLAGS": FAST_COMPILE}
-    command = [sys.executable, "-m", "tests.training.killable", str(workdir)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+    process = Command("tests.training.killable", str(workdir)).process
     try:
         end = time.monotonic() + SECONDS
-        while process.poll() is None:
+        while process.exitcode is None:
             assert time.monotonic() < end, "the run neither ended nor reached the moment to kill it"
             if kill_when():
                 process.kill()
             time.sleep(0.001)
     finally:
         process.kill()
-        process.wait()
-    return process.returncode
+        process.join()
+    return process.exitcode
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from configs import nvlm
 
 SEEDS = (0, 1, 2, 3, 4)
 PAGES = 50  # held-out pages, of 8 questions each, and as many text-only samples
-NUMBERED = {"caption-1": "caption-number-1", "qa-1": "qa-number-1", "qa": "qa-number"}
+NUMBERED = {"caption-1": "caption-number-1", "qa-1": "qa-number-1", "qa-2": "qa-number-2", "qa": "qa-number"}
 
 
 def tiny(argument: str) -> ml_collections.ConfigDict:
