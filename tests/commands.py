@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from tests.fast_compile import FAST_COMPILE
 
 ROOT = pathlib.Path(__file__).parents[1]
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.preloaded"])
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["tests.preloaded"])
 
 
 def command(
@@ -39,7 +39,7 @@ class Command:
         self._files = pathlib.Path(tempfile.mkdtemp())
         (self._files / "in").write_text(text)
         settings = {"XLA_FLAGS": FAST_COMPILE} | dict(env or {})
-        self.process = _forks.Process(target=_run, args=(module, list(flags), settings, str(cwd), str(self._files)))
+        self.process = forks.Process(target=_run, args=(module, list(flags), settings, str(cwd), str(self._files)))
         self.process.start()
 
     @property

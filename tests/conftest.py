@@ -28,6 +28,11 @@ from nvlm_jax.inputs.batch import Batch  # noqa: E402
 from tests.tiny import make_batch, make_model_config, make_run_config  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: several of them wait for processes, and what waits last leaves the cores idle."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def tiny_model_config() -> Callable[..., ModelConfig]:
     """(arch, **changes) -> ModelConfig."""

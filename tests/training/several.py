@@ -14,6 +14,7 @@ from nvlm_jax.parallel import watch
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.parallel.processes import row_share, start_processes
 from nvlm_jax.training.loop import train
+from tests.commands import forks
 from tests.fast_compile import FAST_COMPILE
 from tests.tiny import make_batches, make_run_config
 
@@ -34,12 +35,10 @@ def start(
         pause: before this step each makes workdir/paused-INDEX and waits for workdir/go, or its end.
     """
     workdir.mkdir(exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
     started = []
     for index, own in enumerate(variables):
         arguments = (config, workdir, index, dict(own), DEVICES // len(variables), pause)
-        started.append(context.Process(target=_main, args=arguments))
+        started.append(forks.Process(target=_main, args=arguments))
         started[-1].start()
     return started
 
