@@ -8,7 +8,7 @@
 PYTHON ?= python3
 ARCH ?= d,x,h
 FLAGS ?=
-JOBS ?= 2
+JOBS ?= 3
 
 BIN := .venv/bin
 PARITY := .venv-parity/bin
