@@ -16,6 +16,9 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 # uv installs in half the time; where it cannot (a registry that only pip's settings name), pip does.
 QUICK_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/python $(INSTALL) $(1)
 
+# Every command here starts several processes: what one of them has compiled of the packages serves the others.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart env test test-parity claims lint clean
 
 quickstart: .venv/.runtime
