@@ -83,6 +83,12 @@ def make_plan(config: RunConfig, steps: int | None = None) -> Plan:
     return plan
 
 
+def samples_per_step(config: RunConfig, most: int = 50) -> float:
+    """Mean samples of a step over the first `most`. Raises as `make_plan` does."""
+    plan = make_plan(config, min(config.train.steps, most))
+    return float(plan.counts().sum()) / len(plan) * config.train.batch_rows
+
+
 def open_blend(config: RunConfig, sources: Sequence[RecordSource], limited: bool = True) -> tuple[Blend, list[Lengths]]:
     """The run's blend before its first draw, and the lengths of its datasets' samples.
 

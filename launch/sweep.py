@@ -23,10 +23,10 @@ from absl import app, flags, logging
 from rich.console import Console
 
 from data_pipelines import embedded
-from data_pipelines.loader import make_plan
+from data_pipelines.loader import samples_per_step
 from data_pipelines.plan import PlanError
 from data_pipelines.records import DatasetError
-from nvlm_jax.config import ConfigError, RunConfig
+from nvlm_jax.config import ConfigError
 from nvlm_jax.sweeps import budgets, cluster, store, tables, variants
 from nvlm_jax.sweeps.runner import RESOLVED, Runner
 from nvlm_jax.sweeps.search import SEARCHES, Search, ended
@@ -56,7 +56,6 @@ CLUSTER = {
     "mount": "/runs",
     "claim": "runs",
 }
-MEASURED = 50  # steps whose mean gives the samples of a step
 
 
 def main(argv: list[str]) -> None:
@@ -152,12 +151,6 @@ def report(runner: Runner, runs: Sequence[store.Run], statuses: Mapping[str, str
     if runner.stop.is_set():
         sys.exit("stopped, and what ran has saved; the same command goes on")
     return failed
-
-
-def samples_per_step(config: RunConfig) -> float:
-    """Mean samples of the first batches."""
-    rows = min(config.train.steps, MEASURED) * config.train.batch_rows
-    return len(make_plan(config, min(config.train.steps, MEASURED)).sample) / rows * config.train.batch_rows
 
 
 def prepare(plan: variants.Sweep) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from data_pipelines.blend import Blend
 from data_pipelines.faults import BadSamples, TooManyBadSamples
-from data_pipelines.loader import batches, describe, drawn, make_plan
+from data_pipelines.loader import batches, describe, drawn, make_plan, samples_per_step
 from data_pipelines.plan import Budgets, Plan, plan_rows, write_plan
 from data_pipelines.records import DatasetError, RecordSource, write_dataset
 from nvlm_jax.config import DatasetConfig
@@ -47,6 +47,13 @@ def test_a_run_without_tile_budget(make_config):
     config = make_config(blend={"text": 1.0}, steps=2, tiles_per_row=0)
     (batch, info), _ = batches(config, make_plan(config))
     assert batch.tiles.shape == (4, 0, 64, 64, 3) and info.tile_fill == 1.0 and info.token_fill > 0.5
+
+
+def test_samples_of_a_step(make_config):
+    config = make_config(steps=5)
+    counted = [info.samples for _, info in batches(config, make_plan(config))]
+    assert samples_per_step(config) == pytest.approx(np.mean(counted))
+    assert samples_per_step(config, most=2) == pytest.approx(np.mean(counted[:2]))
 
 
 def test_each_row_holds_the_examples_of_its_samples_in_order(make_config, data_path):
