@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -163,12 +165,17 @@ def _fresh(config: RunConfig, wanted: dict[Path, Any]) -> dict[Path, jax.Array]:
     """Freshly drawn parameters, each made on the devices it lies on; what is not wanted is never computed."""
     if not wanted:
         return {}
-    names = {"/".join(path): path for path in wanted}
+    paths = tuple(wanted)
+    leaves = tuple((wanted[path].dtype, wanted[path].sharding) for path in paths)
+    return dict(zip(paths, _drawing(config.model, config.seed, paths, leaves)(), strict=True))
 
-    def draw() -> dict[str, jax.Array]:
-        arrays = _arrays(build_model(config.model, config.seed))
-        return {name: arrays[path].astype(wanted[path].dtype) for name, path in names.items()}
 
-    shardings = {name: wanted[path].sharding for name, path in names.items()}
-    drawn = jax.jit(draw, out_shardings=shardings)()
-    return {path: drawn[name] for name, path in names.items()}
+@functools.lru_cache(maxsize=2)
+def _drawing(
+    model: ModelConfig, seed: int, paths: tuple[Path, ...], leaves: tuple[tuple[Any, Any], ...]
+) -> Callable[[], list[jax.Array]]:
+    def draw() -> list[jax.Array]:
+        arrays = _arrays(build_model(model, seed))
+        return [arrays[path].astype(dtype) for path, (dtype, _) in zip(paths, leaves, strict=True)]
+
+    return jax.jit(draw, out_shardings=[sharding for _, sharding in leaves])

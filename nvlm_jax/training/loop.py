@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import signal
@@ -152,8 +153,16 @@ def start(
 
 
 def compile_step(step: Callable[..., Any], state: TrainState, frozen: nnx.State, mesh: Mesh) -> Callable[..., Any]:
-    """The step for the devices of `mesh`; the state it is given is used up."""
-    states, rest = state_shardings(state, mesh), state_shardings(frozen, mesh)
+    """The step for the devices of `mesh`; the state it is given is used up. The same one for the same arguments."""
+    shardings, tree = jax.tree.flatten((state_shardings(state, mesh), state_shardings(frozen, mesh)))
+    return _jitted(step, tuple(shardings), tree, mesh)
+
+
+@functools.lru_cache(maxsize=2)
+def _jitted(
+    step: Callable[..., Any], shardings: tuple[Any, ...], tree: jax.tree_util.PyTreeDef, mesh: Mesh
+) -> Callable[..., Any]:
+    states, rest = jax.tree.unflatten(tree, shardings)
 
     def on_mesh(state: TrainState, frozen: nnx.State, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         with laid_out(mesh_layout(mesh)):

@@ -7,6 +7,7 @@ no float32 copy; trainable ones are float32 master weights.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,6 +63,7 @@ def init_state(split: SplitModel, config: RunConfig) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), split.trainable, optimizer.init(split.trainable))
 
 
+@functools.lru_cache(maxsize=2)
 def make_train_step(
     graphdef: nnx.GraphDef, config: RunConfig, group_count: int
 ) -> Callable[[TrainState, nnx.State, Batch], tuple[TrainState, dict[str, jax.Array]]]:
@@ -69,7 +71,7 @@ def make_train_step(
 
     The loss is the mean, by `loss_weights`, over the trained tokens of the *global* batch: it does not depend on how
     rows are spread over devices or accumulation steps. Metrics are scalars, but `group_loss` and `group_weight`
-    [group_count + 1].
+    [group_count + 1]. The same function for the same arguments, so that it is traced and compiled once in a process.
     """
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     accumulation, chunk = config.train.accumulation, config.model.loss_chunk

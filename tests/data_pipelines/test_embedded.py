@@ -29,8 +29,8 @@ def test_what_is_ready_stays_and_other_settings_make_it_anew(tmp_path):
 
 
 def test_processes_change_nothing(tmp_path):
-    embedded.prepare(tmp_path / "one", ["text", "qa"], samples=150, processes=0)
-    embedded.prepare(tmp_path / "two", ["text", "qa"], samples=150, processes=2)
+    embedded.prepare(tmp_path / "one", ["text", "qa"], samples=70, processes=0)
+    embedded.prepare(tmp_path / "two", ["text", "qa"], samples=70, processes=2)
     for file in (tmp_path / "one").glob("*/*"):
         assert file.read_bytes() == (tmp_path / "two" / file.parent.name / file.name).read_bytes()
 
