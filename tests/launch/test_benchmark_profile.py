@@ -24,7 +24,7 @@ def test_an_operation_belongs_to_its_innermost_scope(origin, module):
     assert module_of(origin) == module
 
 
-def test_time_is_where_the_work_is():
+def test_the_time_of_products_belongs_to_the_scope_that_they_are_in():
     def loss(weights, x):
         def layer(x, w):
             with jax.named_scope("mlp"):
@@ -35,11 +35,10 @@ def test_time_is_where_the_work_is():
         with jax.named_scope("loss"):
             return x.sum()
 
-    arguments = jnp.full((3, 512, 512), 0.01), jnp.ones((512, 512))
+    arguments = jnp.full((3, 256, 256), 0.01), jnp.ones((256, 256))
     compiled = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
     found = profile(lambda: compiled(*arguments), compiled, 2)
-    seconds = {module: sum(kinds.values()) for module, kinds in found.items()}
-    assert all(s >= 0 for s in seconds.values())
-    products = seconds["mlp"] + seconds["mlp, backward"]
-    assert products > 0.5 * sum(seconds.values()), seconds
+    products = {module: sum(s for kind, s in kinds.items() if "dot" in kind) for module, kinds in found.items()}
+    assert {module for module, seconds in products.items() if seconds > 0} == {"mlp", "mlp, backward"}
+    assert found["decoder"] and all(s >= 0 for kinds in found.values() for s in kinds.values())
     assert "| mlp, backward |" in report(found)
