@@ -10,9 +10,11 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping
 
 from tests.fast_compile import FAST_COMPILE
@@ -28,7 +30,9 @@ def command(
     """Run `python -m MODULE FLAGS` to its end, `text` its standard input; on one device if `env` does not say more."""
     started = Command(module, *flags, text=text, cwd=cwd, env=env)
     started.process.join(600)
-    assert started.process.exitcode is not None, f"{module} {flags}: not at its end after ten minutes"
+    if started.process.exitcode is None:
+        started.process.kill()
+        raise TimeoutError(f"{module} {flags}: not at its end after ten minutes\n{started.stderr}")
     return subprocess.CompletedProcess([module, *flags], started.process.exitcode, started.stdout, started.stderr)
 
 
@@ -41,6 +45,7 @@ class Command:
         settings = {"XLA_FLAGS": FAST_COMPILE} | dict(env or {})
         self.process = forks.Process(target=_run, args=(module, list(flags), settings, str(cwd), str(self._files)))
         self.process.start()
+        weakref.finalize(self.process, shutil.rmtree, self._files, ignore_errors=True)
 
     @property
     def stdout(self) -> str:
