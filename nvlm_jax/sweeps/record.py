@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import statistics
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
         "config_hash": record.get("config_hash", ""),
         "commit": commit(),
         "versions": versions(),
-        "device": first.get("device") or platform.processor() or platform.machine(),
+        "device": first.get("device") or _device(run),
         "params": params,
         "parameters": sum(params.values()),
         "trained_parameters": _trained(params, run),
@@ -60,6 +61,13 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
             for name, summary in found.items()
         },
     }
+
+
+def _device(run: Run) -> str:
+    """What the last stage was trained on."""
+    record = run.workdir(list(run.stages)[-1]) / "config.json"
+    found = json.loads(record.read_text()) if record.exists() else {}
+    return found.get("device") or platform.processor() or platform.machine()
 
 
 def value(found: Mapping[str, Any] | None, metric: str) -> float | None:

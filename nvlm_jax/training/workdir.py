@@ -1,6 +1,6 @@
 """The directory of a run and the record of what it runs.
 
-    config.json     resolved config, git commit, library versions
+    config.json     resolved config, git commit, library versions, kind of device
     checkpoints/    one folder a step
     frozen/         parameters that are not trained, once
     broken/         checkpoints that could not be read, moved aside
@@ -19,6 +19,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
 
@@ -42,7 +44,8 @@ def open_workdir(workdir: str | Path, config: RunConfig) -> Path:
     elif (workdir / "checkpoints").exists():
         raise ConfigError(f"{record}: missing, though there are checkpoints; restore it or use another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(record, json.dumps(run_record(config), indent=2) + "\n")
+    found = run_record(config) | {"device": jax.devices()[0].device_kind}
+    write_atomically(record, json.dumps(found, indent=2) + "\n")
     return workdir
 
 

@@ -133,4 +133,5 @@ def test_the_smallest_claim_for_real_at_two_steps(tmp_path, monkeypatch):
     found = run.results()
     assert found["steps"] == {"sft": 2} and found["samples"]["sft"] > 0 and found["samples_per_second"] > 0
     assert found["params"]["vision"] == 893312 and found["trained_parameters"] > 900000
+    assert found["device"] == "cpu"
     assert "page" not in found and not run.log_tail().startswith("Traceback")
