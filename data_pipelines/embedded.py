@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -116,10 +117,22 @@ def prepare(
             if pool is None and processes != 0:
                 # Spawned: a forked child would inherit the locks of this process's threads.
                 pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(processes or os.cpu_count()))
-            stream = _report(_generate(spec, seed, pool), name, spec.size, progress)
-            records.write_dataset(out / name, stream, -(-spec.size // SHARD), spec.size, settings)
-            made.append(name)
+            with _alone(out, name):
+                if ready(out / name, settings):  # made by another process meanwhile
+                    continue
+                stream = _report(_generate(spec, seed, pool), name, spec.size, progress)
+                records.write_dataset(out / name, stream, -(-spec.size // SHARD), spec.size, settings)
+                made.append(name)
     return made
+
+
+@contextlib.contextmanager
+def _alone(out: pathlib.Path, name: str) -> Iterator[None]:
+    """Waits until no other process makes the dataset `name`: two sweeps started at once need the same ones."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def settings_of(spec: Embedded, seed: int) -> dict[str, Any]:

@@ -1,3 +1,5 @@
+import concurrent.futures
+
 import pytest
 
 from data_pipelines import embedded
@@ -33,6 +35,14 @@ def test_processes_change_nothing(tmp_path):
     embedded.prepare(tmp_path / "two", ["text", "qa"], samples=70, processes=2)
     for file in (tmp_path / "one").glob("*/*"):
         assert file.read_bytes() == (tmp_path / "two" / file.parent.name / file.name).read_bytes()
+
+
+def test_two_that_want_the_same_dataset_at_once_make_it_once(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(embedded.prepare, tmp_path, ["text"], samples=300, processes=0) for _ in range(2)]
+        made = [run.result() for run in runs]
+    assert sorted(made) == [[], ["text"]]
+    assert len(RecordSource(tmp_path / "text")) == 300
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_right_ones(tmp_path):
