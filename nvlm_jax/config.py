@@ -18,7 +18,6 @@ ARCHS = ("d", "x", "h")
 TILE_TAGS = ("none", "1d", "grid", "box")
 TEMPLATES = ("chatml", "plain", "checkpoint", "dense")
 REMATS = ("none", "dots", "full")
-RESIZES = ("pillow", "opencv")
 LOSS_PERS = ("token", "sample", "sqrt")
 CROSS_ATTENTION_INITS = ("", "decoder")
 LOCAL_KINDS = ("", "slices", "gke")
@@ -110,7 +109,6 @@ class InputConfig:
     tile_tags: str = "1d"  # none | 1d | grid | box
     max_tiles: int = 6  # regular tiles of an image, without the thumbnail
     thumbnail: bool = True
-    resize: str = "pillow"  # pillow: the rule to the pixel | opencv: quicker, a few levels off (docs/performance.md)
     thumbnail_tag: str = "<tile_global_thumbnail>"  # <tile_global> with Yi
     image_token: str = "<|vision_pad|>"
     end_token: str = "<|im_end|>"
@@ -261,7 +259,6 @@ def run_faults(run: RunConfig) -> list[str]:
         (inputs.max_tiles >= 1, f"inputs.max_tiles: {inputs.max_tiles} tiles an image; at least 1"),
         (inputs.tile_tags in TILE_TAGS, f"inputs.tile_tags: {inputs.tile_tags!r} is none of {', '.join(TILE_TAGS)}"),
         (inputs.template in TEMPLATES, f"inputs.template: {inputs.template!r} is none of {', '.join(TEMPLATES)}"),
-        (inputs.resize in RESIZES, f"inputs.resize: {inputs.resize!r} is none of {', '.join(RESIZES)}"),
         (model.remat in REMATS, f"model.remat: {model.remat!r} is none of {', '.join(REMATS)}"),
         (
             bool(model.dense_labels) == (inputs.template == "dense"),

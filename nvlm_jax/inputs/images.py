@@ -108,8 +108,8 @@ class ImageBlocks:
             if picture.image is None:
                 continue
             try:
-                how = (self._tile_size, self._inputs.thumbnail, self._inputs.resize)
-                cut.append(cut_tiles(open_image(picture.image), picture.grid, *how))
+                image = open_image(picture.image)
+                cut.append(cut_tiles(image, picture.grid, self._tile_size, self._inputs.thumbnail))
             except ImageError as error:
                 raise _of_sample(error, sample_id, i) from error
         return cut[1] if len(cut) == 2 else np.concatenate(cut)

@@ -12,13 +12,14 @@ import pathlib
 import numpy as np
 from PIL import ExifTags, Image
 
-from nvlm_jax.inputs import fast_resize
 from nvlm_jax.inputs.errors import ImageError
 
 # Only these decoders run. Others that Pillow knows start programs (EPS) or are no single pictures.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 # Pixels of the largest image that is decoded: Pillow's own first limit. A few hundred bytes can claim more.
 MAX_PIXELS = 89_478_485
+# Bytes of tiles from which on compiled loops are worth the seconds that they take to compile or load.
+LARGE = 2**19
 # How to turn the stored picture into the one to look at, by EXIF orientation; from 5 on, width and height swap.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,40 +75,36 @@ def tile_count(grid: tuple[int, int], thumbnail: bool = True) -> int:
     return regular + (thumbnail and regular > 1)
 
 
-def cut_tiles(
-    image: Image.Image, grid: tuple[int, int], tile_size: int = 448, thumbnail: bool = True, resize: str = "pillow"
-) -> np.ndarray:
-    """Resize (bicubic, not keeping the ratio) to the grid's exact size and cut it row by row.
+def cut_tiles(image: Image.Image, grid: tuple[int, int], tile_size: int = 448, thumbnail: bool = True) -> np.ndarray:
+    """Resize (by Pillow's bicubic filter, not keeping the ratio) to the grid's exact size and cut it row by row.
 
     Args:
         image: RGB, as `open_image` gives it.
         grid: (cols, rows).
         tile_size: P, pixels along a tile's side.
         thumbnail: append the whole image as one more tile if the grid has more than one.
-        resize: `pillow`, the rule to the pixel; or `opencv`, quicker and a few levels off.
 
     Returns:
         uint8 [T, P, P, 3].
     """
-    scaled = _by_opencv if resize == "opencv" else _by_pillow
     cols, rows = grid
     tiles = np.empty((tile_count(grid, thumbnail), tile_size, tile_size, 3), np.uint8)
-    whole = scaled(image, cols * tile_size, rows * tile_size)
-    cut = whole.reshape(rows, tile_size, cols, tile_size, 3)
-    tiles[: rows * cols].reshape(rows, cols, tile_size, tile_size, 3)[:] = cut.swapaxes(1, 2)
+    _fill(tiles[: rows * cols].reshape(rows, cols, *tiles.shape[1:]), image)
     if len(tiles) > rows * cols:
-        # Quicker, and hardly another picture: the thumbnail of what is smaller already.
-        small = resize == "opencv" and whole.size < image.width * image.height * 3
-        tiles[-1] = scaled(whole if small else image, tile_size, tile_size)
+        _fill(tiles[None, -1:], image)
     return tiles
 
 
-def _by_pillow(image: Image.Image, width: int, height: int) -> np.ndarray:
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+def _fill(tiles: np.ndarray, image: Image.Image) -> None:
+    """Resize the image to all of `tiles`, uint8 [rows, cols, P, P, 3]."""
+    rows, cols, size = tiles.shape[:3]
+    if tiles.size >= LARGE:
+        from nvlm_jax.inputs import resample  # imports Numba, which small pictures do without
 
-
-def _by_opencv(image: Image.Image | np.ndarray, width: int, height: int) -> np.ndarray:
-    return fast_resize.resize(np.asarray(image), width, height)
+        resample.resize(image, tiles)
+    else:
+        whole = np.asarray(image.resize((cols * size, rows * size), Image.Resampling.BICUBIC))
+        tiles[:] = whole.reshape(rows, size, cols, size, 3).swapaxes(1, 2)
 
 
 def open_header(source: ImageSource) -> Image.Image:

@@ -3,14 +3,14 @@ import numpy as np
 from launch import benchmark_data
 
 
-def test_the_exact_way_has_the_usual_pixels_and_opencv_is_near(monkeypatch):
+def test_our_tiles_have_the_usual_pixels(monkeypatch):
     first = dict([next(iter(benchmark_data.pictures().items()))])
     monkeypatch.setattr(benchmark_data, "pictures", lambda: first)
     found = benchmark_data.measure(1)
     (row,) = found["pictures"]
-    assert row["tiles"] == 7 and row["equal"] and row["off"]["within 3"] > 0.9 and row["off"]["mean"] < 1
+    assert row["tiles"] == 7 and row["equal"]
     text = benchmark_data.report(found)
-    assert "pillow has the usual pixels: True" in text and "cores of this machine" in text
+    assert "the same pixels: True" in text and "cores of this machine" in text
 
 
 def test_the_usual_transform_is_channels_first_and_normalised():
