@@ -1,6 +1,6 @@
 # make quickstart [ARCH=x]   train, restore and evaluate NVLM-D, X and H on embedded pages; one table, one report
 # make test                  ruff and every test that needs neither PyTorch nor TensorFlow
-# make test-parity           tests against PyTorch and transformers, in .venv-parity
+# make test-parity           tests against PyTorch and transformers, of Beam and S3, in .venv-parity
 # make claims CLAIM=1        re-test one of the paper's claims in miniature; docs/claims.md has them all
 # make env | lint | clean
 # Python 3.11 or newer as `python3`, or named: make quickstart PYTHON=python3.12
@@ -57,7 +57,8 @@ clean:
 	$(call QUICK_INSTALL,-r requirements.txt -r requirements-serve.txt -r requirements-test.txt)
 	@touch $@
 
-.venv-parity/.parity: requirements.txt requirements-serve.txt requirements-test.txt requirements-parity.txt
+.venv-parity/.parity: requirements.txt requirements-serve.txt requirements-test.txt requirements-parity.txt requirements-beam.txt
 	$(PYTHON) -m venv .venv-parity
 	$(PARITY)/python $(INSTALL) -r requirements.txt -r requirements-serve.txt -r requirements-test.txt -r requirements-parity.txt
+	$(PARITY)/python $(INSTALL) --no-deps -r requirements-beam.txt
 	@touch $@

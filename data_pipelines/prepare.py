@@ -19,10 +19,11 @@ import json
 import multiprocessing
 import os
 import pathlib
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from data_pipelines import cut, duplicates, index, overlap, records, report
+from data_pipelines import beam, cut, duplicates, index, overlap, records, report
 from data_pipelines.faults import Fault, fault_of
 from data_pipelines.raw.entry import Entry, Part, Spec
 from data_pipelines.raw.layouts import with_own_fields
@@ -65,6 +66,8 @@ def prepare(
     tokenizer: str = "",
     against: Sequence[str | pathlib.Path] = (),
     max_bad_share: float = 1.0,
+    runner: str = "",
+    beam_options: Sequence[str] = (),
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Make the dataset `out`/NAME, or leave it if it is there, made from the same settings.
@@ -79,6 +82,8 @@ def prepare(
         tokenizer: a directory with tokenizer.json; adds token counts to the index.
         against: benchmarks, as prepared datasets; samples that hold their prompts or images are rejected.
         max_bad_share: of the samples; above it the dataset is not completed.
+        runner: of Apache Beam, that makes the shards instead of this machine's processes; see beam.py.
+        beam_options: Beam's own, `--key=value`.
         progress: called with raw records done and (estimated) in all.
 
     Returns:
@@ -88,6 +93,7 @@ def prepare(
         DatasetError: one of `against` is no dataset.
         LayoutError: there is no such layout, or `raw` is not in it.
         PrepareError: too many samples are bad, or a worker died.
+        BeamError: no Beam, or no such runner or option of it.
     """
     path = pathlib.Path(out) / spec.name
     limits = limits or Limits()
@@ -99,7 +105,10 @@ def prepare(
     stretches = cut.cut_dataset(root, spec, folder, settings, shard_records)
     compared = _benchmarks(folder, against)
     job = Job(with_own_fields(root, spec), str(root.path), str(folder), len(stretches), limits, tokenizer, compared)
-    _make_shards(job, stretches, os.cpu_count() or 1 if processes is None else processes, progress)
+    if runner:
+        _make_by_beam(job, stretches, runner, beam_options, progress)
+    else:
+        _make_shards(job, stretches, os.cpu_count() or 1 if processes is None else processes, progress)
     return _complete(job, path, settings, max_bad_share)
 
 
@@ -148,9 +157,39 @@ def _ready(path: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | Non
         return None
 
 
+def _sizes(stretches: list[list[Part]]) -> list[int]:
+    return [sum(part.records for part in parts) for parts in stretches]
+
+
+def _missing(job: Job) -> list[int]:
+    """Shards that are not made yet."""
+    folder = pathlib.Path(job.folder)
+    return [shard for shard in range(job.shards) if not _tally_file(folder, shard).exists()]
+
+
+def _make_by_beam(
+    job: Job, stretches: list[list[Part]], runner: str, options: Sequence[str], progress: Progress
+) -> None:
+    sizes = _sizes(stretches)
+
+    def look() -> None:
+        progress(sum(sizes) - sum(sizes[shard] for shard in _missing(job)), sum(sizes))
+
+    look()
+    if missing := _missing(job):
+        todo = {shard: stretches[shard] for shard in missing}
+        beam.run_pipeline(functools.partial(make_shard, job), todo, runner, options, look)
+    look()
+    if missing := _missing(job):
+        names = ", ".join(map(str, missing[:20]))
+        raise PrepareError(
+            f"{job.folder}: the pipeline ended without shards {names}. Its workers must write to this directory and "
+            f"read {job.raw}: put both on a file system that all of them mount"
+        )
+
+
 def _make_shards(job: Job, stretches: list[list[Part]], processes: int, progress: Progress) -> None:
-    sizes = [sum(part.records for part in parts) for parts in stretches]
-    todo = [shard for shard in range(len(stretches)) if not _tally_file(pathlib.Path(job.folder), shard).exists()]
+    sizes, todo = _sizes(stretches), _missing(job)
     before, total = sum(sizes) - sum(sizes[shard] for shard in todo), sum(sizes)
     progress(before, total)
 
@@ -203,13 +242,14 @@ def _tick() -> None:
         _done.value += 1
 
 
-def make_shard(job: Job, shard: int, parts: list[Part], tick: Tick = lambda: None) -> None:
+def make_shard(job: Job, shard: int, parts: Sequence[Part], tick: Tick = lambda: None) -> None:
     """Make one shard, its part of the index, and last its tally, whose presence says that all is there."""
     folder, root = pathlib.Path(job.folder), Root(job.raw)
     name = records.shard_name(job.spec.name, shard, job.shards)
     encode = Tokenizer(job.tokenizer).encode if job.tokenizer else None
     count_tokens = (lambda text: len(encode(text))) if encode else None
-    writer = records.ShardWriter(folder / f"{name}.partial", job.spec.name, shard, None, count_tokens)
+    partial = folder / f"{name}.{secrets.token_hex(4)}.partial"  # Beam may have two workers at one shard
+    writer = records.ShardWriter(partial, job.spec.name, shard, None, count_tokens)
     tally, sketches = Tally(), duplicates.Sketches()
     for found in _found(job, root, parts):
         tick()
@@ -217,12 +257,12 @@ def make_shard(job: Job, shard: int, parts: list[Part], tick: Tick = lambda: Non
     writer.close()
     sketches.save(_sketch_file(folder, shard))
     index.write(_index_file(folder, shard), writer.rows)
-    (folder / f"{name}.partial").replace(folder / name)
+    partial.replace(folder / name)
     held = tally.to_json() | {"groups": sorted(writer.groups), "digest": writer.digest.hexdigest()}
     cut.write_whole(_tally_file(folder, shard), json.dumps(held))
 
 
-def _found(job: Job, root: Root, parts: list[Part]) -> Iterator[Entry | Fault]:
+def _found(job: Job, root: Root, parts: Sequence[Part]) -> Iterator[Entry | Fault]:
     for part in parts:
         yield from cut.read_part(root, pathlib.Path(job.folder), part, job.spec)
 

@@ -5,15 +5,17 @@
     python -m launch.prepare --dataset=mine --layout=json_conversations --raw=raw/mine --out=runs/data \
                              [--files=train.jsonl] [--fields=image:picture,answer:label] [--prompt="{question}"]
     python -m launch.prepare --dataset=vqav2 --raw=raw/vqav2 --out=runs/data --against=runs/data/docvqa-test
+    python -m launch.prepare --dataset=vqav2 --raw=/mnt/raw/vqav2 --out=/mnt/data --runner=FlinkRunner \
+                             --beam_options=--flink_master=localhost:8081
     python -m launch.prepare --meta=raw/meta.json --raw=raw --out=runs/data
     python -m launch.prepare --list [--out=runs/data]
     python -m launch.prepare --suggest_budgets --config=configs/nvlm.py:arch=d,size=tiny,stage=sft
 
 The first makes the generated datasets, the second any row of the paper's tables (`configs/blends`), the third a dataset
 of your own in one of the layouts of `data_pipelines/raw/layouts.py`, the fourth leaves out what a benchmark has, the
-fifth makes all datasets of an InternVL `meta.json`, the sixth prints every row and its state, the last tries budgets of
-a packed row on a run's blend. Datasets that are complete
-and were made with the same settings are left as they are. Interrupted, it leaves nothing that looks like a dataset; run
+fifth makes the shards on a cluster of Apache Beam, the sixth all datasets of an InternVL `meta.json`, the seventh
+prints every row and its state, the last tries budgets of a packed row on a run's blend. Datasets that are complete and
+were made with the same settings are left as they are. Interrupted, it leaves nothing that looks like a dataset; run
 again, it goes on with the first shard that is missing, and all shards have the same bytes.
 """
 
@@ -33,6 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from configs.blends import pretrain, sft, text
 from configs.blends.catalog import ROWS
 from data_pipelines import budgets, embedded, report
+from data_pipelines.beam import BeamError
 from data_pipelines.blend import PlanError
 from data_pipelines.loader import open_blend, open_sources
 from data_pipelines.plan import Budgets
@@ -59,6 +62,8 @@ SHARD_RECORDS = flags.DEFINE_integer("shard_records", SHARD, "raw records of a s
 TOKENIZER = flags.DEFINE_string("tokenizer", "", "directory with tokenizer.json: adds token counts to the index")
 AGAINST = flags.DEFINE_list("against", [], "prepared benchmarks; what holds their prompts or images is left out")
 MAX_BAD_SHARE = flags.DEFINE_float("max_bad_share", 0.05, "above this share of bad samples no dataset is made", 0, 1)
+RUNNER = flags.DEFINE_string("runner", "", "of Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner")
+BEAM_OPTIONS = flags.DEFINE_list("beam_options", [], "Beam's own options: --project=mine,--region=us-central1")
 SUGGEST_BUDGETS = flags.DEFINE_bool("suggest_budgets", False, "print what rows of other budgets would waste")
 CONFIG = config_flags.DEFINE_config_file("config", None, "with --suggest_budgets: the run", lock_config=True)
 LIST = flags.DEFINE_bool("list", False, "print every row of the paper's tables and its state")
@@ -79,7 +84,7 @@ def main(argv: list[str]) -> None:
         else:
             for spec in _specs():
                 _prepare_raw(spec)
-    except (DatasetError, LayoutError, PrepareError) as error:
+    except (BeamError, DatasetError, LayoutError, PrepareError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
@@ -172,6 +177,8 @@ def _prepare_raw(spec: Spec) -> None:
             tokenizer=TOKENIZER.value,
             against=AGAINST.value,
             max_bad_share=MAX_BAD_SHARE.value,
+            runner=RUNNER.value,
+            beam_options=BEAM_OPTIONS.value,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
     print(report.summary(made))

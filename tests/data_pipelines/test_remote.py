@@ -1,4 +1,4 @@
-"""Datasets behind an address: fsspec's own memory file system here, an S3-compatible server where moto is installed."""
+"""Datasets behind an address: fsspec's own memory file system, and an S3-compatible server."""
 
 import pickle
 
@@ -75,9 +75,11 @@ def test_a_run_reads_the_same_batches_from_there(make_config, data_path):
         np.testing.assert_array_equal(batch.tokens, other.tokens)
 
 
+@pytest.mark.parity
 def test_it_works_on_an_s3_server(tmp_path, monkeypatch):
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()
