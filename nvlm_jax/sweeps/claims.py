@@ -177,5 +177,6 @@ def page(claims: Sequence[Claim], records: Mapping[int, Mapping[str, Any]]) -> s
     """docs/claims.md: every claim, with its verdict where it was run."""
     environment = text_environment()
     environment.filters["signed"] = lambda number, ratio: f"x {number:.2f}" if ratio else f"{number:+.3f}"
+    environment.filters["each"] = lambda values: ", ".join(f"{value:.3f}" for value in values)
     environment.filters["mean"] = lambda values: f"{statistics.fmean(values):.3f}"
     return environment.get_template(TEMPLATE).render(claims=claims, records=records, minimum=MINIMUM_SEEDS)

@@ -8,7 +8,8 @@ import pathlib
 import pytest
 
 from data_pipelines import embedded
-from nvlm_jax.sweeps import claims, compare, store, variants
+from data_pipelines.loader import samples_per_step
+from nvlm_jax.sweeps import budgets, claims, compare, store, variants
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.runner import Runner
 from tests.fast_compile import FAST_COMPILE
@@ -33,6 +34,20 @@ def test_every_claim_can_be_planned_and_compares_what_it_runs():
         used = [d.name for v in sweep.variants for config in v.stages.values() for d in config.data.blend]
         assert set(asked + used) <= set(embedded.ALL)
     assert numbers == list(range(1, 10))
+
+
+@pytest.mark.parametrize("number", [1, 2, 8])
+def test_equal_samples_are_planned_from_the_data(tmp_path, monkeypatch, number):
+    sweep = variants.load(ROOT / f"configs/sweeps/claims/claim_{number}.py")
+    names = {d.name for v in sweep.variants for config in v.stages.values() for d in config.data.blend}
+    (tmp_path / "nvlm_jax").symlink_to(ROOT / "nvlm_jax")
+    monkeypatch.chdir(tmp_path)
+    embedded.prepare("runs/data", sorted(names), samples=24, processes=0)
+    base, *others = budgets.match(sweep, sweep.match, samples_per_step).variants
+    for other in others:
+        for stage, config in other.stages.items():
+            seen, wanted = (c.train.steps * samples_per_step(c) for c in (config, base.stages[stage]))
+            assert abs(seen - wanted) <= 0.51 * samples_per_step(config), (other.name, stage)
 
 
 def test_the_committed_page_is_what_the_command_writes():
