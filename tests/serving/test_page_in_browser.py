@@ -1,6 +1,5 @@
 """The page at `/` in a real browser: a picture dropped, a question asked, the answer and an error shown."""
 
-import base64
 import shutil
 
 import pytest
