@@ -1,4 +1,4 @@
-"""What lmms-eval calls for nvlm_pages.yaml. Run as a program it writes the task's file, pages.parquet, to the directory."""
+"""What lmms-eval calls for nvlm_pages.yaml. As a program it writes the task's file, pages.parquet, to a directory."""
 
 import io
 import pathlib
