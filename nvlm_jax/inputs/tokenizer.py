@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import pathlib
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ class Tokenizer:
             ValueError: the file is no tokenizer.
         """
         self.path = pathlib.Path(path)
-        file = self.path / "tokenizer.json" if self.path.is_dir() else self.path
+        file = _file(self.path)
         if not file.is_file():
             raise FileNotFoundError(
                 f"inputs.tokenizer: {str(path)!r} is neither a directory with a tokenizer.json nor such a file"
@@ -77,3 +78,13 @@ class Tokenizer:
 
     def __reduce__(self):
         return type(self), (self.path,)
+
+
+def tokenizer_digest(path: str | pathlib.Path) -> str:
+    """16 hexadecimal digits of the tokenizer file's hash; empty where there is no file."""
+    file = _file(pathlib.Path(path))
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if path and file.is_file() else ""
+
+
+def _file(path: pathlib.Path) -> pathlib.Path:
+    return path / "tokenizer.json" if path.is_dir() else path

@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.convert.shards import CheckpointError
+from nvlm_jax.inputs.tokenizer import tokenizer_digest
 
 CHECKPOINTS, FROZEN = "checkpoints", "frozen"
 
@@ -53,7 +54,7 @@ def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
     """The config and all other JSON that a step was saved with.
 
     Raises:
-        CheckpointError: absent or unreadable.
+        CheckpointError: absent or unreadable, or its tokenizer's file is another one now.
         ConfigError: the config does not fit this version of the code.
     """
     try:
@@ -63,10 +64,22 @@ def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
     except Exception as error:
         raise CheckpointError(f"{step_path / 'meta'}: cannot be read: {first_line(error)}") from error
     try:
-        return from_mapping(RunConfig, mapping), meta
+        config = from_mapping(RunConfig, mapping)
     except ConfigError as error:
         saved_by = f"saved by commit {meta.get('commit')}, which may know these keys"
         raise ConfigError(f"{step_path}: {error}\n({saved_by})") from error
+    _check_tokenizer(step_path, config.inputs.tokenizer, meta.get("tokenizer", ""))
+    return config, meta
+
+
+def _check_tokenizer(step_path: Path, tokenizer: str, then: str) -> None:
+    """A missing file is for those to name who need it; what was saved without a digest is not checked."""
+    now = tokenizer_digest(tokenizer)
+    if then and now and now != then:
+        raise CheckpointError(
+            f"{step_path}: was saved with another tokenizer: {tokenizer} had the digest {then}, and now {now}; "
+            f"its token ids would mean other texts. Put that file back, or name another checkpoint"
+        )
 
 
 def first_line(error: Exception) -> str:

@@ -1,11 +1,11 @@
 """The directory of a run and the record of what it runs.
 
-    config.json     resolved config, git commit, library versions, kind of device
-    checkpoints/    one folder a step
-    frozen/         parameters that are not trained, once
-    broken/         checkpoints that could not be read, moved aside
-    metrics.jsonl   one line a step
-    tensorboard/    event files
+config.json     resolved config, git commit, library versions, kind of device
+checkpoints/    one folder a step
+frozen/         parameters that are not trained, once
+broken/         checkpoints that could not be read, moved aside
+metrics.jsonl   one line a step
+tensorboard/    event files
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import jax
 
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
+from nvlm_jax.inputs.tokenizer import tokenizer_digest
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # Keys that may change between two starts of one run: none of them changes what is computed from which batch. Another
@@ -51,7 +52,8 @@ def open_workdir(workdir: str | Path, config: RunConfig) -> Path:
 
 def run_record(config: RunConfig) -> dict[str, Any]:
     """What one has to know to run again: resolved config, library versions, git commit of the code (None outside)."""
-    return {"config": to_mapping(config), "versions": versions(), "commit": commit()}
+    digest = tokenizer_digest(config.inputs.tokenizer)
+    return {"config": to_mapping(config), "versions": versions(), "commit": commit(), "tokenizer": digest}
 
 
 @functools.cache
