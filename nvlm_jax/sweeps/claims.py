@@ -115,6 +115,15 @@ def verdict(kind: str, gains: Sequence[float], found: compare.Difference, margin
     return HOLDS if found.low > 0 else FAILS if found.high < margin else UNDECIDED
 
 
+def _seeds_needed(kind: str, gains: Sequence[float], margin: float) -> int | None:
+    """Seeds that would decide an effect and a spread like these, either way; None if that is out of reach."""
+    if kind == "equal" or len(gains) < 2:
+        return None
+    effect = statistics.fmean(gains)
+    distance = abs(effect + margin) if kind == "kept" else max(effect, margin - effect)  # to an edge that decides
+    return compare.seeds_needed(distance, statistics.stdev(gains))
+
+
 def _compare(c: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
     names = {run.variant.name for run in runs}
     if lost := [name for name in (c.base, c.other) if name not in names]:
@@ -140,7 +149,7 @@ def _compare(c: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
         "high": None if found.high is None else shown(found.high),
         "p_value": found.p_value,
         "standardised": _standardised(gains),
-        "seeds_needed": found.needed,
+        "seeds_needed": _seeds_needed(c.kind, gains, c.margin),
         "verdict": verdict(c.kind, gains, found, c.margin),
     }
 

@@ -78,6 +78,15 @@ def test_verdicts():
     assert claims.combine([claims.HOLDS] * 2) == claims.HOLDS and claims.combine([]) == claims.UNDECIDED
 
 
+def test_seeds_that_would_decide_are_counted_to_the_edge_of_a_verdict():
+    needed = claims._seeds_needed
+    gains = [-0.005 + shift for shift in (-0.02, -0.01, 0.0, 0.01, 0.02)]  # 0.015 below the margin, not 0.005 below 0
+    assert needed("greater", gains, 0.01) == compare.seeds_needed(0.015, 0.0158113883)
+    assert needed("greater", [gain + 0.025 for gain in gains], 0.01) == compare.seeds_needed(0.02, 0.0158113883)
+    assert needed("kept", gains, 0.02) == compare.seeds_needed(0.015, 0.0158113883)
+    assert needed("equal", gains, 0.0) is None and needed("greater", [0.1], 0.01) is None
+
+
 def test_numbers_by_path():
     found = {"accuracy": {"vision": 0.5, "text": 0.2, "blind": None}, "device": "cpu"}
     assert value(found, "accuracy.vision - accuracy.text") == pytest.approx(0.3)
