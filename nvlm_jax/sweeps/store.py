@@ -142,7 +142,7 @@ def open_sweep(sweep: Sweep, root: str | pathlib.Path) -> None:
     """
     root = pathlib.Path(root)
     found = _read(root / PLAN)
-    if found is None and root.is_dir() and any(not path.name.startswith(STUDY) for path in root.iterdir()):
+    if found is None and root.is_dir() and any(not path.name.startswith((STUDY, PLAN)) for path in root.iterdir()):
         raise SweepError(f"{root}: is not empty and has no {PLAN}; use another --workdir")
     if found is not None:
         _check_same(sweep, root, found)

@@ -108,6 +108,38 @@ def test_an_orphan_keeps_its_directory_until_it_ends(place):
     assert runs[0].state()["status"] == "finished"
 
 
+def test_two_starts_on_one_directory_share_the_runs_out(place):
+    runs, runner = prepare(place)
+    said: list[str] = []
+    other = Runner(store.read_plan("runs"), say=said.append)
+    thread = threading.Thread(target=lambda: statuses.update(other.run_all(runs)))
+    statuses: dict[str, str] = {}
+    thread.start()
+    assert set(runner.run_all(runs).values()) == {"finished"}
+    thread.join(60)
+    assert set(statuses.values()) == {"finished"} and len(statuses) == 4
+    assert any("waits for another process that holds" in line for line in said)
+    for run in runs:
+        assert starts(run.workdir("pretrain")) == 1 == starts(run.workdir("sft"))
+        assert (run.path / "evaluation.starts").read_text() == "x"
+
+
+def test_a_run_whose_state_cannot_be_written_stops_no_other(place, monkeypatch):
+    runs, _ = prepare(place, "def sweep(add):\n    add(seeds=(0, 1))")
+    said: list[str] = []
+    runner = Runner(store.read_plan("runs"), say=said.append)
+    note = store.Run.note
+
+    def full(self, **changes):
+        if self.seed == 0 and "status" in changes:
+            raise OSError("no space left on device")
+        note(self, **changes)
+
+    monkeypatch.setattr(store.Run, "note", full)
+    assert list(runner.run_all(runs).values()) == ["failed", "finished"]
+    assert any("seed=0: failed: OSError: no space left on device" in line for line in said)
+
+
 def test_parallel_runs_take_devices_in_turn_and_share_a_stage(place, monkeypatch):
     with open(place / "stand_in_train.py", "a") as module:
         module.write("import os\n(workdir / 'device').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n")
