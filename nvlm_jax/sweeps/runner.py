@@ -24,10 +24,11 @@ from typing import Any
 
 from nvlm_jax.evaluation import results as evaluation_results
 from nvlm_jax.sweeps import hparams
-from nvlm_jax.sweeps.record import collect
+from nvlm_jax.sweeps.record import collect, value
 from nvlm_jax.sweeps.store import FAILED, FINISHED, LOG, PRUNED, RESULTS, RUNNING, STOPPED, Run
+from nvlm_jax.sweeps.variants import SweepError
 from nvlm_jax.training.allocator import KEEP_MEMORY
-from nvlm_jax.training.workdir import write_atomically
+from nvlm_jax.training.workdir import flatten, write_atomically
 
 TRAIN, EVALUATE, RESOLVED = "launch.train", "launch.evaluate", "configs/resolved.py"
 FLAGS = "sweep_flags.json"  # in an evaluation's folder: what it was asked
@@ -121,6 +122,7 @@ class Runner:
         for name, flags in self.plan["evaluations"].items():
             self._evaluate(run, name, dict(flags), last, device)
         found = collect(self.plan, run)
+        _check_metric(self.plan["metric"], found)
         hparams.write(run.path / "tensorboard", found, self.plan["metric"])
         write_atomically(run.path / RESULTS, json.dumps(found, indent=1) + "\n")
         return FINISHED
@@ -235,3 +237,9 @@ class Runner:
             yield lock
         finally:
             os.close(lock)
+
+
+def _check_metric(metric: str, found: Mapping[str, Any]) -> None:
+    if value(found, metric) is None:
+        numbers = [key for key, each in flatten(found).items() if "[" not in key and type(each) in (int, float)]
+        raise SweepError(f"METRIC: {metric!r} is no number of this run; there are {', '.join(numbers)}")

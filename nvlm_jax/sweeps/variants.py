@@ -75,6 +75,7 @@ class Sweep:
     match: str
     metric: str  # of results.json, dotted, larger is better
     variants: tuple[Variant, ...]
+    kind: str = "sweep"  # or search: variants come one by one
     claim: Mapping[str, Any] | None = None  # what the sweep is to decide, see claims.py
     scale: float = 1.0  # times the file's steps; another than 1 is a trial
 
