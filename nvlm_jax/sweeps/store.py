@@ -88,7 +88,7 @@ class Run:
         return self.stages[stage].train.steps in saved_steps(self.workdir(stage))
 
     def state(self) -> dict[str, Any]:
-        """`status`, and what else is known: `stage`, `seconds` by stage, `error`. Failed where state.json is damaged."""
+        """`status`, and what else is known: `stage`, `seconds` by stage, `error`; failed where it is damaged."""
         try:
             state = {"status": WAITING} | (_read(self.path / STATE, MEND_STATE) or {})
         except SweepError as error:
