@@ -233,7 +233,7 @@ class Runner:
                         self.say(f"{who}: waits for another process that holds {path}")
                     waited = True
                     if self.stop.wait(POLL):
-                        raise Stopped from None
+                        raise Stopped(f"stopped while it waited for {path}") from None
             yield lock
         finally:
             os.close(lock)
