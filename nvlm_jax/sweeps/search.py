@@ -104,9 +104,10 @@ class Search:
         if study.get_trials(deepcopy=False):
             sampler.reseed_rng()  # else a resumed study would draw its first trials again
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            self._again(study, trial)
+            study.tell(trial.number, state=TrialState.FAIL)
+            self._again(study, trial.number)
         for trial in failed(study):
-            study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+            self._again(study, trial.number)
         return study
 
     def run(self, trials: int) -> optuna.Study:
@@ -155,7 +156,8 @@ class Search:
                     self.runner.say(f"trial {trial.number}: {error}")
                     return self._fail(study, trial, str(error))
             except Exception:  # of the file or its data, and so of all trials
-                self._again(study, trial)
+                study.tell(trial, state=TrialState.FAIL)
+                self._again(study, trial.number)
                 raise
         for run in runs:
             status = self.runner.run(run)
@@ -178,9 +180,11 @@ class Search:
             return self._fail(study, trial, f"METRIC: results.json has no number {self.settings.metric!r}")
         study.tell(trial, statistics.fmean(scores))
 
-    def _again(self, study: optuna.Study, trial: Trial | optuna.trial.FrozenTrial) -> None:
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+    def _again(self, study: optuna.Study, number: int) -> None:
+        """Enqueue a trial's values, those among them that it was itself enqueued with and had not asked for yet."""
+        trial = study.get_trials(deepcopy=False)[number]
+        params = trial.system_attrs.get("fixed_params", {}) | trial.params
+        study.enqueue_trial(params, user_attrs={"again": number})
 
     def _fail(self, study: optuna.Study, trial: Trial, error: str) -> None:
         trial.set_user_attr("error", error)

@@ -20,5 +20,6 @@ def place(tmp_path, monkeypatch) -> pathlib.Path:
     monkeypatch.setattr(runner, "TRAIN", train)
     monkeypatch.setattr(runner, "EVALUATE", evaluate)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    (tmp_path / "nvlm_jax").symlink_to(ROOT / "nvlm_jax")  # for the assets, which configurations name from the root
     monkeypatch.chdir(tmp_path)
     return tmp_path
