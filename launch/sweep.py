@@ -1,6 +1,7 @@
 """Run a sweep: many variants of one config, each trained and evaluated by the commands of a single run.
 
     python -m launch.sweep --config=configs/sweeps/smoke.py --workdir=runs/smoke [--parallel=2] [--dry_run]
+    python -m launch.sweep --config=... --workdir=... --dry_run --topology=v5p:4x4x8    # and chip-hours
     python -m launch.sweep --status=runs/smoke
     python -m launch.sweep --config=... --workdir=... --search=tpe --trials=20
 
@@ -27,6 +28,9 @@ from data_pipelines.loader import samples_per_step
 from data_pipelines.plan import PlanError
 from data_pipelines.records import DatasetError
 from nvlm_jax.config import ConfigError
+from nvlm_jax.planning import search as planning
+from nvlm_jax.planning.chips import Chip
+from nvlm_jax.planning.compile import planned_devices
 from nvlm_jax.sweeps import budgets, cluster, store, tables, variants
 from nvlm_jax.sweeps.runner import RESOLVED, Runner
 from nvlm_jax.sweeps.search import SEARCHES, Search, ended
@@ -38,6 +42,7 @@ BACKEND = flags.DEFINE_enum("backend", "local", ("local", *cluster.TEMPLATES), "
 PARALLEL = flags.DEFINE_integer("parallel", 0, "runs at a time; 0 = one here, all on a cluster", lower_bound=0)
 DEVICES = flags.DEFINE_list("devices", [], "values of CUDA_VISIBLE_DEVICES that parallel runs take in turn")
 DRY = flags.DEFINE_bool("dry_run", False, "print the plan (and write the cluster's file), run nothing")
+TOPOLOGY = flags.DEFINE_string("topology", "", "with --dry_run: a slice such as v5p:4x4x8, to plan chip-hours for")
 MATCH = flags.DEFINE_enum("match", None, variants.MATCHES, "the budget that variants share; default: the file's MATCH")
 SCALE = flags.DEFINE_float("steps_scale", 1.0, "times the steps of each stage, for a trial", lower_bound=0.0001)
 ONLY = flags.DEFINE_integer("only", None, "run this one of the plan's runs, counted from 0", lower_bound=0)
@@ -68,6 +73,8 @@ def main(argv: list[str]) -> None:
             return
         if not (CONFIG.value and WORKDIR.value):
             raise app.UsageError("--config and --workdir are needed (or --status=WORKDIR)")
+        if TOPOLOGY.value and (SEARCH.value or not DRY.value):
+            raise app.UsageError("--topology plans alone: add --dry_run (and no --search)")
         failed = search() if SEARCH.value else sweep()
     except EXPECTED as error:
         sys.exit(f"{type(error).__name__}: {error}")
@@ -82,13 +89,14 @@ def console() -> Console:
 
 def sweep() -> Sequence[str]:
     """Plan and run a file's `sweep(add)`; labels of failed runs."""
+    slice_ = planned_devices(TOPOLOGY.value) if TOPOLOGY.value else None  # before anything else uses JAX
     plan = variants.load(CONFIG.value)
     plan = budgets.scaled(plan, SCALE.value)
     how = MATCH.value or plan.match
     if how == "samples":
         prepare(plan)
     plan = store.known_names(budgets.match(plan, how, samples_per_step), WORKDIR.value)
-    console().print(tables.plan_table(plan))
+    console().print(tables.plan_table(plan, chip_hours(plan, *slice_) if slice_ else None))
     if BACKEND.value != "local":
         submit(plan)
         return ()
@@ -106,6 +114,22 @@ def sweep() -> Sequence[str]:
     runner = make_runner()
     statuses = runner.run_all(runs)
     return report(runner, runs, statuses)
+
+
+def chip_hours(plan: variants.Sweep, chip: Chip, devices: list[Any]) -> dict[str, float]:
+    """Of one seed of each variant, counted by hand as `launch.plan --search` does before it compiles.
+
+    Raises:
+        SweepError: a stage that no mesh of these devices holds or divides.
+    """
+    found = {}
+    for variant in plan.variants:
+        try:
+            stages = variant.stages.values()
+            found[variant.name] = sum(planning.chip_hours(config, chip, devices) for config in stages)
+        except ConfigError as error:
+            raise variants.SweepError(f"--topology={TOPOLOGY.value}: {variant.name}: {error}") from error
+    return found
 
 
 def search() -> Sequence[str]:
