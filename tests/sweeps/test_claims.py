@@ -107,6 +107,11 @@ def test_where_both_are_at_the_floor_nothing_is_decided():
     assert found[0.01]["verdict"] == claims.UNDECIDED and found[0.01]["at_floor"]
 
 
+def test_a_directory_that_is_not_there_does_not_empty_the_page(tmp_path):
+    with pytest.raises(ValueError, match="docs/claims has the claims' records"):
+        claims.read_records(tmp_path / "claims")
+
+
 def test_committed_records_are_of_todays_configs():
     for number, record in claims.read_records(ROOT / "docs/claims").items():
         sweep = variants.load(ROOT / f"configs/sweeps/claims/claim_{number}.py")
