@@ -21,25 +21,28 @@ from typing import Any
 
 import yaml
 from absl import app, flags, logging
+from optuna.trial import TrialState
 from rich.console import Console
 
-from data_pipelines import embedded
 from data_pipelines.loader import samples_per_step
 from data_pipelines.plan import PlanError
 from data_pipelines.records import DatasetError
+from launch import sweep_data
 from nvlm_jax.config import ConfigError
 from nvlm_jax.planning import search as planning
 from nvlm_jax.planning.chips import Chip
 from nvlm_jax.planning.compile import planned_devices
 from nvlm_jax.sweeps import budgets, cluster, store, tables, variants
-from nvlm_jax.sweeps.runner import RESOLVED, Runner
-from nvlm_jax.sweeps.search import SEARCHES, Search, ended
+from nvlm_jax.sweeps.runner import RESOLVED, Runner, Stopped
+from nvlm_jax.sweeps.search import SEARCHES, Search, ended, failed
 
 CONFIG = flags.DEFINE_string("config", None, "a sweep file such as configs/sweeps/smoke.py")
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the sweep")
 STATUS = flags.DEFINE_string("status", None, "a sweep's directory, to see where it stands")
 BACKEND = flags.DEFINE_enum("backend", "local", ("local", *cluster.TEMPLATES), "where the runs are processes")
-PARALLEL = flags.DEFINE_integer("parallel", 0, "runs at a time; 0 = one here, all on a cluster", lower_bound=0)
+PARALLEL = flags.DEFINE_integer(
+    "parallel", 0, "runs at a time; 0 = one for each of --devices, or one here, and all on a cluster", lower_bound=0
+)
 DEVICES = flags.DEFINE_list("devices", [], "values of CUDA_VISIBLE_DEVICES that parallel runs take in turn")
 DRY = flags.DEFINE_bool("dry_run", False, "print the plan (and write the cluster's file), run nothing")
 TOPOLOGY = flags.DEFINE_string("topology", "", "with --dry_run: a slice such as v5p:4x4x8, to plan chip-hours for")
@@ -50,7 +53,7 @@ SEARCH = flags.DEFINE_enum("search", None, SEARCHES, "let Optuna choose what sea
 TRIALS = flags.DEFINE_integer("trials", 20, "of the search, earlier ones included", lower_bound=1)
 OPTIONS = flags.DEFINE_string("cluster", None, "YAML file with the cluster's options; see docs/sweeps.md")
 
-EXPECTED = (ConfigError, DatasetError, PlanError, variants.SweepError, cluster.SubmitError)
+EXPECTED = (ConfigError, DatasetError, PlanError, variants.SweepError, cluster.SubmitError, Stopped)
 CLUSTER = {
     "python": "python",
     "root": ".",
@@ -90,11 +93,15 @@ def console() -> Console:
 def sweep() -> Sequence[str]:
     """Plan and run a file's `sweep(add)`; labels of failed runs."""
     slice_ = planned_devices(TOPOLOGY.value) if TOPOLOGY.value else None  # before anything else uses JAX
-    plan = variants.load(CONFIG.value)
+    elsewhere = BACKEND.value == "gke" or slice_ is not None  # the files that it names are not on this machine
+    plan = variants.load(CONFIG.value, (lambda config: ()) if elsewhere else sweep_data.file_faults)
     plan = budgets.scaled(plan, SCALE.value)
     how = MATCH.value or plan.match
+    if not elsewhere:
+        sweep_data.check_evaluations(plan)
     if how == "samples":
-        prepare(plan)
+        sweep_data.prepare(plan)
+        sweep_data.check_rows(plan)
     plan = store.known_names(budgets.match(plan, how, samples_per_step), WORKDIR.value)
     console().print(tables.plan_table(plan, chip_hours(plan, *slice_) if slice_ else None))
     if BACKEND.value != "local":
@@ -105,15 +112,20 @@ def sweep() -> Sequence[str]:
     if not pathlib.Path(RESOLVED).exists():
         raise variants.SweepError(f"start it in the repository's root; there is no {RESOLVED} here")
     runs = store.runs_of(plan, WORKDIR.value)
-    store.open_sweep(plan, WORKDIR.value)
+    store.check_same(plan, WORKDIR.value)
     if ONLY.value is not None:
         if ONLY.value >= len(runs):
             raise variants.SweepError(f"--only={ONLY.value}: the plan has runs 0 to {len(runs) - 1}")
         runs = runs[ONLY.value : ONLY.value + 1]
-    prepare(plan)
+    sweep_data.prepare(plan)
+    if ONLY.value is None:  # a task of a cluster learns it from its own run
+        sweep_data.check_rows(plan)
+    store.open_sweep(plan, WORKDIR.value)
     runner = make_runner()
     statuses = runner.run_all(runs)
-    return report(runner, runs, statuses)
+    texts = dict(tables.failures(runs))
+    failures = {label: texts.get(label, "") for label, status in statuses.items() if status == store.FAILED}
+    return report(runner, failures, runs)
 
 
 def chip_hours(plan: variants.Sweep, chip: Chip, devices: list[Any]) -> dict[str, float]:
@@ -138,17 +150,27 @@ def search() -> Sequence[str]:
     settings = variants.read_settings(module, CONFIG.value)
     if BACKEND.value != "local" or DRY.value:
         raise variants.SweepError("--search: runs here (--backend=local), and has no plan to print before it")
+    check_no_plan()
+    sweep_data.check_evaluations(settings)
     runner = make_runner()
-    study = Search(module, settings, pathlib.Path(WORKDIR.value), SEARCH.value, runner, prepare)
-    found = study.run(TRIALS.value)
-    done = [trial for trial in ended(found) if trial.value is not None]
+    data = (sweep_data.prepare, sweep_data.file_faults)
+    found = Search(module, settings, pathlib.Path(WORKDIR.value), SEARCH.value, runner, *data).run(TRIALS.value)
+    done = found.get_trials(states=(TrialState.COMPLETE,))
     print(f"{len(ended(found))} of {TRIALS.value} trials ended, {len(done)} of them with a score")
     if done:
         print(f"best: {settings.metric} {found.best_value:.4g} with {found.best_params}")
-    if not (pathlib.Path(WORKDIR.value) / store.PLAN).exists():
-        return ()
-    runs = store.read_runs(WORKDIR.value)[1]
-    return report(runner, runs, {run.label: run.state()["status"] for run in runs})
+    return report(runner, {f"trial {trial.number}": trial.user_attrs["error"] for trial in failed(found)})
+
+
+def check_no_plan() -> None:
+    """Raise SweepError for flags of a planned sweep that a search cannot follow."""
+    instead = {
+        "match": (MATCH.value, "trials come one by one and have no base; let search(trial) set train.steps"),
+        "steps_scale": (SCALE.value if SCALE.value != 1.0 else None, "let get_config or search(trial) set train.steps"),
+        "only": (ONLY.value, "trials have no numbers before they begin; --trials says how many"),
+    }
+    if faults := [f"--{name}={value}: {text}" for name, (value, text) in instead.items() if value is not None]:
+        raise variants.SweepError("--search does not go with these:\n  " + "\n  ".join(faults))
 
 
 def make_runner() -> Runner:
@@ -156,7 +178,8 @@ def make_runner() -> Runner:
     plan: Mapping[str, Any] = {}
     if (pathlib.Path(WORKDIR.value) / store.PLAN).exists():
         plan = store.read_plan(WORKDIR.value)
-    runner = Runner(plan, max(PARALLEL.value, 1), DEVICES.value, say=lambda line: print(line, flush=True))
+    parallel = PARALLEL.value or len(DEVICES.value) or 1
+    runner = Runner(plan, parallel, DEVICES.value, say=lambda line: print(line, flush=True))
 
     def stop(number: int, _: Any) -> None:
         runner.stop.set()
@@ -166,31 +189,16 @@ def make_runner() -> Runner:
     return runner
 
 
-def report(runner: Runner, runs: Sequence[store.Run], statuses: Mapping[str, str]) -> Sequence[str]:
-    """Say how it ended; labels of failed runs. Exits where it was stopped."""
-    failed = [label for label, status in statuses.items() if status == store.FAILED]
-    for label, text in tables.failures(runs):
+def report(runner: Runner, failures: Mapping[str, str], runs: Sequence[store.Run] | None = None) -> Sequence[str]:
+    """Say how it ended, of all the plan's runs unless they are named; labels of what failed. Exits if stopped."""
+    for label, text in failures.items():
         print(f"\n{label} failed:\n{text}")
-    console().print(tables.status_table(store.read_plan(WORKDIR.value), runs))
+    if store.find_plan(WORKDIR.value) is not None:  # a search whose trials were all invalid has none
+        plan, planned = store.read_runs(WORKDIR.value)
+        console().print(tables.status_table(plan, planned if runs is None else runs))
     if runner.stop.is_set():
         sys.exit("stopped, and what ran has saved; the same command goes on")
-    return failed
-
-
-def prepare(plan: variants.Sweep) -> None:
-    """Make the embedded datasets that the plan names and that are not there yet."""
-    needed: dict[pathlib.Path, dict[str, None]] = {}
-    for config in (config for variant in plan.variants for config in variant.stages.values()):
-        for dataset in config.data.blend:
-            path = pathlib.Path(dataset.path)
-            needed.setdefault(path.parent, {})[path.name] = None
-    for asked in plan.evaluations.values():
-        where = pathlib.Path(asked.get("data", "runs/data"))
-        needed.setdefault(where, {}).update(dict.fromkeys(asked.get("embedded", ("qa-test", "text-test"))))
-    for where, names in needed.items():
-        made = embedded.prepare(where, [name for name in names if name in embedded.ALL])
-        if made:
-            print(f"made {', '.join(made)} in {where}", flush=True)
+    return list(failures)
 
 
 def submit(plan: variants.Sweep) -> None:
@@ -208,7 +216,7 @@ def submit(plan: variants.Sweep) -> None:
     path.write_text(cluster.render(BACKEND.value, plan.name, arguments, len(runs), options))
     print(path)
     if not DRY.value:
-        prepare(plan)  # before tasks that would all do it at once
+        sweep_data.prepare(plan)  # before tasks that would all do it at once
         print(cluster.submit(BACKEND.value, path))
 
 

@@ -1,7 +1,8 @@
 """Runs on this machine: train, stage by stage, evaluate, write results.json, each as the command a user would type.
 
 Nothing finished is done again, and what a kill interrupted goes on, for each of these commands does so by itself. A
-process holds a lock on the directory it writes for as long as it lives, whatever becomes of its parent.
+process holds a lock on the directory it writes for as long as it lives, whatever becomes of its parent; and a sweep
+holds one on each run it is at, so that several on one directory (tasks of a cluster) share the runs out.
 """
 
 from __future__ import annotations
@@ -23,18 +24,24 @@ from typing import Any
 
 from nvlm_jax.evaluation import results as evaluation_results
 from nvlm_jax.sweeps import hparams
-from nvlm_jax.sweeps.record import collect
+from nvlm_jax.sweeps.record import collect, value
 from nvlm_jax.sweeps.store import FAILED, FINISHED, LOG, PRUNED, RESULTS, RUNNING, STOPPED, Run
+from nvlm_jax.sweeps.variants import SweepError
 from nvlm_jax.training.allocator import KEEP_MEMORY
-from nvlm_jax.training.workdir import write_atomically
+from nvlm_jax.training.workdir import flatten, write_atomically
 
 TRAIN, EVALUATE, RESOLVED = "launch.train", "launch.evaluate", "configs/resolved.py"
 FLAGS = "sweep_flags.json"  # in an evaluation's folder: what it was asked
+LOCK = ".lock"  # in a run's folder
 POLL = 0.2  # seconds between two looks at a child
 
 
 class ChildFailed(Exception):
     """A command ended with another status than 0."""
+
+
+class Stopped(Exception):
+    """The sweep was stopped while it waited."""
 
 
 class Pruned(Exception):
@@ -71,20 +78,35 @@ class Runner:
             return dict(zip([run.label for run in runs], pool.map(self.run, runs), strict=True))
 
     def run(self, run: Run) -> str:
-        """One run to its end; its status."""
-        if run.state()["status"] == FINISHED:
+        """One run to its end; its status. Whatever goes wrong is of this run and stops no other."""
+        try:
+            status = run.state()["status"]
+            if status != FINISHED and not self.stop.is_set():
+                with self.lock(run.path / LOCK, run.label):
+                    return self._run(run)
+        except Stopped:
+            return STOPPED
+        except Exception as unexpected:  # its state cannot be read or written
+            self.say(f"{run.label}: {FAILED}: {type(unexpected).__name__}: {unexpected}")
+            return FAILED
+        if status == FINISHED:
             self.say(f"{run.label}: finished before")
+        return status
+
+    def _run(self, run: Run) -> str:
+        if run.state()["status"] == FINISHED:
+            self.say(f"{run.label}: finished by another process meanwhile")
             return FINISHED
-        if self.stop.is_set():
-            return run.state()["status"]
         device = self._slots.get()
         try:
             status, error = self._attempt(run, device), ""
         except ChildFailed as failure:
             status, error = (STOPPED, "") if self.stop.is_set() else (FAILED, str(failure))
+        except Stopped:
+            status, error = STOPPED, ""
         except Pruned:
             status, error = PRUNED, ""
-        except Exception as unexpected:  # a full disk, a damaged file: of this run, not of the sweep
+        except Exception as unexpected:  # a full disk, a damaged file
             status, error = FAILED, f"{type(unexpected).__name__}: {unexpected}"
         finally:
             self._slots.put(device)
@@ -100,6 +122,7 @@ class Runner:
         for name, flags in self.plan["evaluations"].items():
             self._evaluate(run, name, dict(flags), last, device)
         found = collect(self.plan, run)
+        _check_metric(self.plan["metric"], found)
         hparams.write(run.path / "tensorboard", found, self.plan["metric"])
         write_atomically(run.path / RESULTS, json.dumps(found, indent=1) + "\n")
         return FINISHED
@@ -109,7 +132,7 @@ class Runner:
         if run.is_trained(stage):
             return
         run.note(status=RUNNING, stage=stage, error="")
-        with self._lock(workdir.with_name(workdir.name + ".lock"), run) as lock:
+        with self.lock(workdir.with_name(workdir.name + ".lock"), run.label) as lock:
             if run.is_trained(stage):  # by another variant, meanwhile
                 return
             self.say(f"{run.label}: {stage}, {run.stages[stage].train.steps} steps")
@@ -125,7 +148,7 @@ class Runner:
         if record.exists() and json.loads(record.read_text()) == arguments:
             return
         run.note(status=RUNNING, stage=name, error="")
-        with self._lock(run.path / f".{name}.lock", run) as lock:
+        with self.lock(run.path / f".{name}.lock", run.label) as lock:
             self.say(f"{run.label}: {name}")
             self._call(run, name, [EVALUATE, *arguments, f"--out={out}"], lock, device)
         evaluation_results.read(out)
@@ -184,8 +207,19 @@ class Runner:
         return environment
 
     @contextlib.contextmanager
-    def _lock(self, path: pathlib.Path, run: Run) -> Iterator[int]:
-        """The lock on a directory, as a file descriptor that children inherit: an orphan keeps it."""
+    def lock(self, path: pathlib.Path, who: str) -> Iterator[int]:
+        """Holds a lock; says so when it waits for it.
+
+        Args:
+            path: of the lock's file, which stays.
+            who: wants it, for the message.
+
+        Yields:
+            Its file descriptor: a child that is given it keeps the lock, orphaned or not.
+
+        Raises:
+            Stopped: the sweep was stopped first.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT)
         try:
@@ -196,10 +230,16 @@ class Runner:
                     break
                 except BlockingIOError:
                     if not waited:
-                        self.say(f"{run.label}: waits for another process that holds {path}")
+                        self.say(f"{who}: waits for another process that holds {path}")
                     waited = True
                     if self.stop.wait(POLL):
-                        raise ChildFailed("stopped while it waited") from None
+                        raise Stopped(f"stopped while it waited for {path}") from None
             yield lock
         finally:
             os.close(lock)
+
+
+def _check_metric(metric: str, found: Mapping[str, Any]) -> None:
+    if value(found, metric) is None:
+        numbers = [key for key, each in flatten(found).items() if "[" not in key and type(each) in (int, float)]
+        raise SweepError(f"METRIC: {metric!r} is no number of this run; there are {', '.join(numbers)}")

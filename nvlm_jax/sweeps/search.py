@@ -5,8 +5,9 @@
         return "arch=x", {"pretrain.optimizer.learning_rate": rate}
 
 `tpe` samples by TPE and runs every trial to its end; `asha` samples at random and stops the worse trials early
-(asynchronous successive halving over the last stage's loss). The study is SQLite in the sweep's directory; trials that
-a kill interrupted are enqueued again with the same values, and so go on from their checkpoints.
+(asynchronous successive halving over the last stage's loss, of the first seed: another seed begins only where the one
+before finished). The study is SQLite in the sweep's directory; trials that a kill interrupted or that failed are
+enqueued again at the next start with the same values, and so go on from their checkpoints.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from types import ModuleType
 import optuna
 from optuna.trial import Trial, TrialState
 
+from nvlm_jax.config import to_mapping
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.runner import Pruned, Runner
-from nvlm_jax.sweeps.store import FAILED, FINISHED, PRUNED, STUDY, Run, open_sweep, read_plan, read_runs
-from nvlm_jax.sweeps.variants import Sweep, SweepError, Variant, resolve
+from nvlm_jax.sweeps.store import FAILED, FINISHED, PRUNED, STUDY, Run, check_same, open_sweep, read_plan, read_runs
+from nvlm_jax.sweeps.variants import Check, Sweep, SweepError, Variant, call, make_variant, resolve
 from nvlm_jax.training.telemetry import METRICS, read_metrics
 
 SEARCHES = ("tpe", "asha")
@@ -46,6 +48,7 @@ class Search:
         how: one of SEARCHES.
         runner: runs the trials; its `watch` is set here.
         prepare: called with a sweep of one trial before it runs, to make its data.
+        check: as for `variants.load`.
     """
 
     module: ModuleType
@@ -54,45 +57,90 @@ class Search:
     how: str
     runner: Runner
     prepare: Callable[[Sweep], None] = lambda sweep: None
+    check: Check = lambda config: ()
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.module, "search", None)):
             raise SweepError(f"{self.settings.path}: has no function search(trial), which --search needs")
+        if self.settings.match != "none":
+            raise SweepError(
+                f"{self.settings.path}: MATCH = {self.settings.match!r}: trials come one by one and have no base to be "
+                "matched with; leave it out, and let search(trial) set train.steps"
+            )
+        self.settings = dataclasses.replace(self.settings, kind="search")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._lock = threading.Lock()
-        self._trials: dict[str, Trial] = {}  # run's label -> the trial that it belongs to
+        self._trials: dict[str, Trial] = {}  # label of a trial's first run -> the trial
         self._reported: dict[str, int] = {}
         self._variants: list[Variant] = []
         self.runner.watch = self._watch
 
     def open(self) -> optuna.Study:
-        """The study, with interrupted trials enqueued again."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """The study, with interrupted and failed trials enqueued again.
+
+        Raises:
+            SweepError: it, or the directory, is of another sweep, sampler or metric.
+        """
         sampler = optuna.samplers.TPESampler(seed=0) if self.how == "tpe" else optuna.samplers.RandomSampler(seed=0)
+        name, file = self.settings.name, self.root / STUDY
+        storage = f"sqlite:///{file}"
+        try:
+            others = [other for other in optuna.get_all_study_names(storage) if other != name]
+        except Exception as error:  # of SQLAlchemy
+            raise SweepError(f"{file}: is no study ({error}); restore it, or use another --workdir") from error
+        if others:
+            raise SweepError(f"{file}: is of the search {others[0]!r}, not {name!r}; use another --workdir")
         study = optuna.create_study(
-            study_name=self.settings.name,
-            storage=f"sqlite:///{self.root / STUDY}",
+            study_name=name,
+            storage=storage,
             direction="maximize",
             sampler=sampler,
             pruner=optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
+        self._check_study(study)
         if self.how == "asha":
             study.pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=RUNGS[1])
         if study.get_trials(deepcopy=False):
             sampler.reseed_rng()  # else a resumed study would draw its first trials again
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            study.tell(trial.number, state=TrialState.FAIL)
+            self._again(study, trial)
+        for trial in failed(study):
             study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
         return study
 
     def run(self, trials: int) -> optuna.Study:
-        """Run until the study has so many trials that ended, stopped early and failed ones among them."""
-        study = self.open()
-        left = trials - len(ended(study))
-        with ThreadPoolExecutor(self.runner.parallel) as pool:
-            list(pool.map(lambda _: self._one(study), range(max(left, 0))))
+        """Run until the study has so many trials that ended, stopped early and failed ones among them.
+
+        One process at a time; what is enqueued is run in any case. Raises as `open`.
+        """
+        check_same(self.settings, self.root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.runner.lock(self.root / f"{STUDY}.lock", "search"):
+            study = self.open()
+            waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+            left = max(trials - len(ended(study)), waiting)
+            with ThreadPoolExecutor(self.runner.parallel) as pool:
+                list(pool.map(lambda _: self._one(study), range(left)))
         return study
+
+    def _check_study(self, study: optuna.Study) -> None:
+        """A study keeps its sampler, and its metric once a trial has a number of it: other values do not compare."""
+        now = {"sampler": self.how, "metric": self.settings.metric}
+        kept = now if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) else ("sampler",)
+        faults = [
+            f"{key}: {study.user_attrs[key]!r} there, {now[key]!r} now"
+            for key in kept
+            if study.user_attrs.get(key, now[key]) != now[key]
+        ]
+        if faults:
+            raise SweepError(
+                f"{self.root / STUDY}: was begun with other settings (--search, METRIC):\n  "
+                + "\n  ".join(faults)
+                + "\nUse another --workdir, or set them back."
+            )
+        for key, setting in now.items():
+            study.set_user_attr(key, setting)
 
     def _one(self, study: optuna.Study) -> None:
         if self.runner.stop.is_set():
@@ -100,45 +148,70 @@ class Search:
         with self._lock:
             trial = study.ask()
             try:
-                variant = self._variant(trial)
-            except SweepError as error:
-                self.runner.say(f"trial {trial.number}: {error}")
-                trial.set_user_attr("error", str(error))
-                study.tell(trial, state=TrialState.FAIL)
-                return
-            runs = self._runs(trial, variant)  # raises, for all trials, where the directory is of another sweep
-        statuses = [self.runner.run(run) for run in runs]
-        if all(status == FINISHED for status in statuses):
-            scores = [value(run.results(), self.settings.metric) for run in runs]
-            if None in scores:
-                raise SweepError(f"METRIC: results.json has no number {self.settings.metric!r}")
-            study.tell(trial, statistics.fmean(scores))
-        elif PRUNED in statuses:
+                asked = self._asked(trial)
+                try:
+                    runs = self._runs(trial, resolve(self.module, self.settings, [asked], self.check)[0])
+                except SweepError as error:  # of these values alone
+                    self.runner.say(f"trial {trial.number}: {error}")
+                    return self._fail(study, trial, str(error))
+            except Exception:  # of the file or its data, and so of all trials
+                self._again(study, trial)
+                raise
+        for run in runs:
+            status = self.runner.run(run)
+            if status != FINISHED:
+                break
+        if status == FINISHED:
+            self._score(study, trial, runs)
+        elif status == PRUNED:
             study.tell(trial, state=TrialState.PRUNED)
-        elif FAILED in statuses:
-            trial.set_user_attr("error", next(run.state().get("error", "") for run in runs))
-            study.tell(trial, state=TrialState.FAIL)
+        elif status == FAILED:
+            self._fail(study, trial, f"{run.label}: {run.state().get('error', '')}")
         # Stopped: the trial stays RUNNING, which the next start takes up.
 
-    def _variant(self, trial: Trial) -> Variant:
-        argument, changes = self.module.search(trial)
+    def _score(self, study: optuna.Study, trial: Trial, runs: Sequence[Run]) -> None:
+        try:
+            scores = [value(run.results(), self.settings.metric) for run in runs]
+        except SweepError as error:
+            return self._fail(study, trial, str(error))
+        if None in scores:  # finished before METRIC was changed
+            return self._fail(study, trial, f"METRIC: results.json has no number {self.settings.metric!r}")
+        study.tell(trial, statistics.fmean(scores))
+
+    def _again(self, study: optuna.Study, trial: Trial | optuna.trial.FrozenTrial) -> None:
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+
+    def _fail(self, study: optuna.Study, trial: Trial, error: str) -> None:
+        trial.set_user_attr("error", error)
+        study.tell(trial, state=TrialState.FAIL)
+
+    def _asked(self, trial: Trial) -> Variant:
+        found = call(self.settings.path, "search(trial)", self.module.search, trial)
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise SweepError(
+                f"{self.settings.path}: search(trial) returned {found!r}; the argument of get_config and the changes, "
+                "such as ('arch=x', {'train.steps': 100}), would be right"
+            )
         name = ",".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
-        exact = hashlib.sha256(json.dumps(trial.params, sort_keys=True).encode()).hexdigest()[:6]
-        asked = Variant(f"{name}-{exact}", argument, dict(changes), self.settings.seeds)
-        return resolve(self.module, self.settings, [asked])[0]
+        asked = call(self.settings.path, "search(trial)", make_variant, name, *found, self.settings.seeds)
+        whole = [trial.params, asked.argument, to_mapping(dict(asked.changes))]
+        exact = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:6]
+        return dataclasses.replace(asked, name=f"{name}-{exact}")
 
     def _runs(self, trial: Trial, variant: Variant) -> list[Run]:
         known = {v.name: v for v in self._known()}
         base = next(iter(known), variant.name)
         variant = dataclasses.replace(variant, base=variant.name == base)
-        self._variants = list((known | {variant.name: variant}).values())
-        sweep = dataclasses.replace(self.settings, variants=tuple(self._variants))
+        variants = list((known | {variant.name: variant}).values())
+        sweep = dataclasses.replace(self.settings, variants=tuple(variants))
         open_sweep(sweep, self.root)
+        self._variants = variants
         self.runner.plan = read_plan(self.root)
         self.prepare(sweep)
         trial.set_user_attr("variant", variant.name)
         runs = [Run(variant, seed, self.root) for seed in variant.seeds]
-        self._trials |= {run.label: trial for run in runs}
+        self._trials[runs[0].label] = trial
         return runs
 
     def _known(self) -> Sequence[Variant]:
@@ -162,6 +235,13 @@ class Search:
 
 
 def ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """Trials that count: completed, stopped early, or failed by themselves."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
-    return [t for t in trials if t.state != TrialState.FAIL or "error" in t.user_attrs]
+    """Trials that count: completed, stopped early, or failed by themselves and not tried again."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return trials + failed(study)
+
+
+def failed(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Trials that failed by themselves, and that no later trial tries again."""
+    trials = study.get_trials(deepcopy=False)
+    again = {trial.user_attrs.get("again") for trial in trials}
+    return [t for t in trials if t.state == TrialState.FAIL and "error" in t.user_attrs and t.number not in again]

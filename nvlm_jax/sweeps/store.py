@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from nvlm_jax.config import RunConfig, from_mapping, to_mapping
+from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
 from nvlm_jax.sweeps.budgets import planned_flops
 from nvlm_jax.sweeps.variants import CHAIN, Sweep, SweepError, Variant, differences, digest, settings_table
 from nvlm_jax.training.steps import saved_steps
@@ -33,6 +33,11 @@ PLAN, STATE, RESULTS, LOG, STUDY = "sweep.json", "state.json", "results.json", "
 FINISHED, FAILED, RUNNING, STOPPED, WAITING, PRUNED = (
     "finished", "failed", "running", "stopped", "waiting", "pruned"
 )  # fmt: skip
+PLAN_KEYS = ("name", "stages", "evaluations", "metric", "variants")
+MEND_PLAN = "restore it, or use another --workdir"
+MEND_STATE = "remove it: it says no more than where the run stands"
+MEND_RESULTS = "remove it, and the next start writes it again"
+NAMED = 3  # variants that a message shows
 SILENCE = 900.0  # seconds without a line after which a process of another host counts as gone
 
 
@@ -83,8 +88,11 @@ class Run:
         return self.stages[stage].train.steps in saved_steps(self.workdir(stage))
 
     def state(self) -> dict[str, Any]:
-        """`status`, and what else is known: `stage`, `seconds` by stage, `error`."""
-        state = _read(self.path / STATE) or {"status": WAITING}
+        """`status`, and what else is known: `stage`, `seconds` by stage, `error`; failed where it is damaged."""
+        try:
+            state = {"status": WAITING} | (_read(self.path / STATE, MEND_STATE) or {})
+        except SweepError as error:
+            state = {"status": FAILED, "error": str(error)}
         if (self.path / RESULTS).exists():
             return state | {"status": FINISHED}
         if state["status"] == FINISHED or (state["status"] == RUNNING and not self._alive(state)):
@@ -95,7 +103,7 @@ class Run:
         """Change the state."""
         self.path.mkdir(parents=True, exist_ok=True)
         here = {"pid": os.getpid(), "host": socket.gethostname(), "time": round(time.time(), 1)}
-        state = (_read(self.path / STATE) or {}) | changes | here
+        state = (_read(self.path / STATE, MEND_STATE) or {}) | changes | here
         write_atomically(self.path / STATE, json.dumps(state, indent=1) + "\n")
 
     def _alive(self, state: Mapping[str, Any]) -> bool:
@@ -109,8 +117,8 @@ class Run:
         return True
 
     def results(self) -> dict[str, Any] | None:
-        """What stands in results.json; None where it is not finished."""
-        return _read(self.path / RESULTS)
+        """What stands in results.json; None where it is not finished. Raises SweepError where it is damaged."""
+        return _read(self.path / RESULTS, MEND_RESULTS)
 
     def log_tail(self, lines: int = 12) -> str:
         """The last lines that its processes printed."""
@@ -127,25 +135,17 @@ def runs_of(sweep: Sweep, root: str | pathlib.Path) -> list[Run]:
 
 def known_names(sweep: Sweep, root: str | pathlib.Path) -> Sweep:
     """The sweep with its variants' names in the directory: a variant that is added later changes no other's name."""
-    plan = _read(pathlib.Path(root) / PLAN) or {"variants": {}}
+    plan = find_plan(root) or {"variants": {}}
     names = {record["config_hash"]: name for name, record in plan["variants"].items()}
     variants = (dataclasses.replace(v, name=names.get(digest(v.seeded(0)), v.name)) for v in sweep.variants)
     return dataclasses.replace(sweep, variants=tuple(variants))
 
 
 def open_sweep(sweep: Sweep, root: str | pathlib.Path) -> None:
-    """Write the plan, or check that the one there is of this sweep.
-
-    Raises:
-        SweepError: the directory belongs to another sweep, or one of its variants was run with another configuration;
-            nothing is changed then.
-    """
+    """Write the plan, or check that the one there is of this sweep. Raises as `check_same`; nothing is changed then."""
     root = pathlib.Path(root)
-    found = _read(root / PLAN)
-    if found is None and root.is_dir() and any(not path.name.startswith(STUDY) for path in root.iterdir()):
-        raise SweepError(f"{root}: is not empty and has no {PLAN}; use another --workdir")
-    if found is not None:
-        _check_same(sweep, root, found)
+    check_same(sweep, root)
+    found = find_plan(root)
     root.mkdir(parents=True, exist_ok=True)
     kept = {} if found is None else found["variants"]
     own = records_of(sweep)
@@ -160,6 +160,7 @@ def settings_of(sweep: Sweep) -> dict[str, Any]:
     """The sweep without its variants."""
     return {
         "name": sweep.name,
+        "kind": sweep.kind,
         "config": sweep.path,
         "doc": sweep.doc,
         "stages": list(sweep.stages),
@@ -195,53 +196,110 @@ def read_plan(root: str | pathlib.Path) -> dict[str, Any]:
     """sweep.json.
 
     Raises:
-        SweepError: there is none.
+        SweepError: there is none, or it is damaged.
     """
-    found = _read(pathlib.Path(root) / PLAN)
+    found = find_plan(root)
     if found is None:
         raise SweepError(f"{root}: no {PLAN} there; expected the --workdir of launch.sweep")
     return found
 
 
+def find_plan(root: str | pathlib.Path) -> dict[str, Any] | None:
+    """sweep.json; None where there is none.
+
+    Raises:
+        SweepError: it is damaged, or `root` is a file.
+    """
+    path = pathlib.Path(root) / PLAN
+    found = _read(path, MEND_PLAN)
+    if found is not None and (missing := [key for key in PLAN_KEYS if key not in found]):
+        raise SweepError(f"{path}: is no plan of a sweep, for it lacks {', '.join(missing)}; {MEND_PLAN}")
+    if found is not None and not isinstance(found["variants"], Mapping):
+        raise SweepError(f"{path}: variants: expected a mapping; {MEND_PLAN}")
+    return found
+
+
 def read_runs(root: str | pathlib.Path) -> tuple[dict[str, Any], list[Run]]:
-    """The plan and every run that it names, from the directory alone."""
+    """The plan and every run that it names, from the directory alone. Raises as `read_plan`."""
     root = pathlib.Path(root)
     plan = read_plan(root)
-    runs = []
-    for name, record in plan["variants"].items():
-        stages = {stage: from_mapping(RunConfig, config) for stage, config in record["stages"].items()}
-        variant = Variant(name, record["argument"], record["changes"], tuple(record["seeds"]), record["base"], stages)
-        runs += [Run(variant, seed, root) for seed in variant.seeds if not record.get("gone")]
-    return plan, runs
+    try:
+        known = [(_variant(name, record), record) for name, record in plan["variants"].items()]
+    except (AttributeError, KeyError, TypeError, ConfigError) as error:
+        raise SweepError(f"{root / PLAN}: is damaged ({type(error).__name__}: {error}); {MEND_PLAN}") from error
+    return plan, [Run(v, seed, root) for v, record in known for seed in v.seeds if not record.get("gone")]
 
 
-def _check_same(sweep: Sweep, root: pathlib.Path, found: Mapping[str, Any]) -> None:
-    if found.get("name") != sweep.name:
-        raise SweepError(
-            f"{root}: belongs to the sweep {found.get('name')!r}, not {sweep.name!r}; use another --workdir"
-        )
-    faults = []
-    now, then = settings_of(sweep), found
-    for key in ("stages", "evaluations"):
-        faults += [f"{key}: {line}" for line in lines_of_differences(then[key], now[key])]
-    for variant in sweep.variants:
-        record = found["variants"].get(variant.name)
-        if record and record["config_hash"] != digest(variant.seeded(0)):
-            stages = {stage: to_mapping(config) for stage, config in variant.seeded(0).items()}
-            lines = lines_of_differences(record["stages"], json.loads(json.dumps(stages)))
-            faults += [f"variant {variant.name}: {line}" for line in lines]
-    if faults:
+def _variant(name: str, record: Mapping[str, Any]) -> Variant:
+    stages = {stage: from_mapping(RunConfig, config) for stage, config in record["stages"].items()}
+    return Variant(name, record["argument"], record["changes"], tuple(record["seeds"]), record["base"], stages)
+
+
+def check_same(sweep: Sweep, root: str | pathlib.Path) -> None:
+    """Check that the directory is of this sweep or empty; of a sweep without variants by its settings alone.
+
+    Raises:
+        SweepError: it belongs to another sweep, or was begun with other settings or configurations, which are listed.
+    """
+    root = pathlib.Path(root)
+    found = find_plan(root)
+    if found is None:
+        if root.is_dir() and any(not path.name.startswith((STUDY, PLAN)) for path in root.iterdir()):
+            raise SweepError(f"{root}: is not empty and has no {PLAN}; use another --workdir")
+        return
+    if other := _other_sweep(sweep, root, found):
+        raise SweepError(f"{root}: {other}; use another --workdir")
+    if faults := _other_settings(sweep, root, found):
         raise SweepError(
             f"{root}: was begun with other settings:\n  " + "\n  ".join(faults) + "\nUse another --workdir, or set "
             "these back. Variants and seeds may be added."
         )
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
+def _other_sweep(sweep: Sweep, root: pathlib.Path, found: Mapping[str, Any]) -> str:
+    if found["name"] != sweep.name:
+        return f"belongs to the sweep {found['name']!r}, not {sweep.name!r}"
+    kind = found.get("kind") or ("search" if (root / STUDY).exists() else "sweep")  # plans of earlier versions
+    if kind != sweep.kind:
+        return f"belongs to a {kind} named {sweep.name!r}, and this is a {sweep.kind}"
+    there, here = list(found["variants"]), [variant.name for variant in sweep.variants]
+    if sweep.kind == "sweep" and there and here and not set(there) & set(here):
+        return f"belongs to another sweep named {sweep.name!r}: it has {_some(there)}, and this one has {_some(here)}"
+    return ""
+
+
+def _other_settings(sweep: Sweep, root: pathlib.Path, found: Mapping[str, Any]) -> list[str]:
+    # Another metric is a mended one where no run could be finished with it.
+    finished = any(any((root / name).glob(f"seed=*/{RESULTS}")) for name in found["variants"])
+    keys = ("stages", "evaluations", "metric") if finished else ("stages", "evaluations")
+    now = json.loads(json.dumps(settings_of(sweep)))
+    faults = lines_of_differences({key: found[key] for key in keys}, {key: now[key] for key in keys})
+    for variant in sweep.variants:
+        record = found["variants"].get(variant.name)
+        if record and record["config_hash"] != digest(variant.seeded(0)):
+            stages = {stage: to_mapping(config) for stage, config in variant.seeded(0).items()}
+            lines = lines_of_differences(record["stages"], json.loads(json.dumps(stages)))
+            faults += [f"variant {variant.name}: {line}" for line in lines]
+    return faults
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def _read(path: pathlib.Path, mend: str) -> dict[str, Any] | None:
+    """What a JSON file holds; None where there is none. Raises SweepError, with `mend`, where it is damaged."""
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise SweepError(f"{path.parent}: is, or lies in, a file; a directory would be right") from None
+    except (OSError, ValueError) as error:
+        raise SweepError(f"{path}: cannot be read ({error}); {mend}") from error
+    if not isinstance(found, dict):
+        raise SweepError(f"{path}: holds {type(found).__name__} in place of a mapping; {mend}")
+    return found
 
 
 def _written(path: pathlib.Path) -> float:

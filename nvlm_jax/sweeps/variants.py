@@ -23,8 +23,9 @@ import importlib.util
 import json
 import pathlib
 import re
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -38,8 +39,17 @@ EVALUATE_FLAGS = (
     *("backbone", "batch_size", "benchmarks", "data", "dtype", "embedded", "judge", "judge_model", "limit"),
     *("max_new_tokens", "rules", "views"),
 )
+DEFAULTS = {
+    "STAGES": ("pretrain", "sft"),
+    "SEEDS": (0,),
+    "EVALUATIONS": {"evaluation": {}},
+    "MATCH": "none",
+    "METRIC": "accuracy.vision",
+}
+TAKEN = ("tensorboard",)  # folders of a run besides its stages'
 CHAIN = "(the stage before)"  # what init.checkpoint holds until the sweep's directory is known
 ABSENT = "(absent)"
+Check = Callable[[RunConfig], Iterable[str]]  # a configuration's faults
 
 
 class SweepError(ValueError):
@@ -75,6 +85,7 @@ class Sweep:
     match: str
     metric: str  # of results.json, dotted, larger is better
     variants: tuple[Variant, ...]
+    kind: str = "sweep"  # or search: variants come one by one
     claim: Mapping[str, Any] | None = None  # what the sweep is to decide, see claims.py
     scale: float = 1.0  # times the file's steps; another than 1 is a trial
 
@@ -105,8 +116,12 @@ def load_module(path: str | pathlib.Path) -> ModuleType:
     return module
 
 
-def load(path: str | pathlib.Path) -> Sweep:
+def load(path: str | pathlib.Path, check: Check = lambda config: ()) -> Sweep:
     """A sweep file's variants, all of them checked.
+
+    Args:
+        path: of the file.
+        check: a configuration's faults that its keys do not show, such as files that are not there.
 
     Raises:
         SweepError: an empty sweep, variants that are the same, or configurations that cannot run; all are listed.
@@ -120,18 +135,60 @@ def load(path: str | pathlib.Path) -> Sweep:
         argument: str = "",
         changes: Mapping[str, Any] | None = None,
         *,
-        seeds: Iterable[int] | None = None,
+        seeds: Sequence[int] | None = None,
         base: bool = False,
         label: str = "",
     ) -> None:
-        chosen = settings.seeds if seeds is None else tuple(seeds)
-        added.append(Variant(label, argument, dict(changes or {}), tuple(chosen), base))
+        chosen = settings.seeds if seeds is None else seeds
+        added.append(make_variant(label, argument, {} if changes is None else changes, chosen, base))
 
     settings = read_settings(module, path)
-    module.sweep(add)
+    call(path, "sweep(add)", module.sweep, add)
     if not added:
         raise SweepError(f"{path}: sweep(add) added no variant; call add(argument, changes) at least once")
-    return dataclasses.replace(settings, variants=resolve(module, settings, added))
+    return dataclasses.replace(settings, variants=resolve(module, settings, added, check))
+
+
+def call(path: str | pathlib.Path, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a sweep file's function returns.
+
+    Raises:
+        SweepError: whatever it raises, with the file, the line and the function's name; ConfigError stays one.
+    """
+    try:
+        return function(*arguments)
+    except ConfigError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if pathlib.Path(f.filename).name == pathlib.Path(path).name]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        what = str(error) if isinstance(error, SweepError) else f"{type(error).__name__}: {error}"
+        raise SweepError(f"{where}: {name}: {what}") from error
+
+
+def make_variant(label: Any, argument: Any, changes: Any, seeds: Any, base: bool = False) -> Variant:
+    """A variant as a sweep file gives it, not resolved yet.
+
+    Raises:
+        SweepError: an argument of the wrong type, with what would be right.
+    """
+    for name, given in (("argument", argument), ("label", label)):
+        if not isinstance(given, str):
+            raise SweepError(f"{name}: {given!r}; a text such as 'arch=x' would be right")
+    if not isinstance(changes, Mapping) or not all(isinstance(key, str) for key in changes):
+        raise SweepError(f"changes: {changes!r}; keys and values such as {{'inputs.tile_tags': 'none'}} would be right")
+    try:
+        json.dumps(to_mapping(list(changes.values())))
+    except TypeError as error:
+        raise SweepError(f"changes: {changes!r}; plain values would be right ({error})") from error
+    if not _is_list(seeds):
+        raise SweepError(f"seeds: {seeds!r}; a list such as (0, 1, 2) would be right")
+    return Variant(label, argument, dict(changes), tuple(seeds), base)
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, (list, tuple, range))
 
 
 def read_settings(module: ModuleType, path: str | pathlib.Path) -> Sweep:
@@ -141,33 +198,62 @@ def read_settings(module: ModuleType, path: str | pathlib.Path) -> Sweep:
         SweepError: one of them is of the wrong kind.
     """
     path = pathlib.Path(path)
-    found = Sweep(
+    given = {name: getattr(module, name, default) for name, default in DEFAULTS.items()}
+    if faults := _setting_faults(**given):
+        raise SweepError(f"{path}:\n  " + "\n  ".join(faults))
+    return Sweep(
         name=path.stem,
         path=str(path),
         doc=(module.__doc__ or "").strip(),
-        stages=tuple(getattr(module, "STAGES", ("pretrain", "sft"))),
-        seeds=tuple(getattr(module, "SEEDS", (0,))),
-        evaluations=dict(getattr(module, "EVALUATIONS", {"evaluation": {}})),
-        match=getattr(module, "MATCH", "none"),
-        metric=getattr(module, "METRIC", "accuracy.vision"),
+        stages=tuple(given["STAGES"]),
+        seeds=tuple(given["SEEDS"]),
+        evaluations=dict(given["EVALUATIONS"]),
+        match=given["MATCH"],
+        metric=given["METRIC"],
         variants=(),
         claim=to_mapping(getattr(module, "CLAIM", None)),
     )
-    faults = [] if found.stages else ["STAGES: names no stage"]
-    if found.match not in MATCHES:
-        faults.append(f"MATCH: {found.match!r} is none of {', '.join(MATCHES)}")
-    for name, flags in found.evaluations.items():
-        if "stage" in flags and flags["stage"] not in found.stages:
-            faults.append(f"EVALUATIONS[{name!r}]: stage {flags['stage']!r} is none of {', '.join(found.stages)}")
-        if unknown := sorted(set(flags) - {"stage", *EVALUATE_FLAGS}):
-            faults.append(f"EVALUATIONS[{name!r}]: no flag {', '.join(unknown)}; there are {', '.join(EVALUATE_FLAGS)}")
-    if faults:
-        raise SweepError(f"{path}:\n  " + "\n  ".join(faults))
-    return found
 
 
-def resolve(module: ModuleType, settings: Sweep, added: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Resolve, check and name what `sweep(add)` added.
+def _setting_faults(STAGES: Any, SEEDS: Any, EVALUATIONS: Any, MATCH: Any, METRIC: Any) -> list[str]:
+    faults = []
+    if not _is_list(STAGES) or not all(isinstance(stage, str) for stage in STAGES):
+        return [f"STAGES: {STAGES!r}; a list such as ('pretrain', 'sft') would be right"]
+    if not STAGES or len(set(STAGES)) < len(STAGES):
+        faults.append(f"STAGES: names {'a stage twice' if STAGES else 'no stage'}")
+    if bad := [stage for stage in STAGES if not re.fullmatch("[A-Za-z0-9_-]+", stage) or stage in TAKEN]:
+        faults.append(f"STAGES: {bad} name folders; letters, digits, _ and - would be right, and not {TAKEN[0]}")
+    if not _is_list(SEEDS):
+        faults.append(f"SEEDS: {SEEDS!r}; a list such as (0, 1, 2) would be right")
+    if MATCH not in MATCHES:
+        faults.append(f"MATCH: {MATCH!r} is none of {', '.join(MATCHES)}")
+    if not isinstance(METRIC, str) or not METRIC:
+        faults.append(f"METRIC: {METRIC!r}; a name in results.json such as 'accuracy.vision' would be right")
+    if not isinstance(EVALUATIONS, Mapping):
+        return [*faults, f"EVALUATIONS: {EVALUATIONS!r}; such as {{'evaluation': {{'limit': 50}}}} would be right"]
+    for name, flags in EVALUATIONS.items():
+        faults += [f"EVALUATIONS[{name!r}]: {text}" for text in _evaluation_faults(name, flags, STAGES)]
+    return faults
+
+
+def _evaluation_faults(name: Any, flags: Any, stages: Sequence[str]) -> list[str]:
+    if not isinstance(flags, Mapping):
+        return [f"{flags!r}; flags of launch.evaluate such as {{'limit': 50}} would be right"]
+    faults = []
+    if not isinstance(name, str) or not re.fullmatch("[a-z0-9-]+", name) or name in (*stages, *TAKEN):
+        taken = ", ".join((*stages, *TAKEN))
+        faults.append(f"names a folder: lower-case letters, digits and hyphens would be right, and none of {taken}")
+    if "stage" in flags and flags["stage"] not in stages:
+        faults.append(f"stage {flags['stage']!r} is none of {', '.join(stages)}")
+    if unknown := sorted(str(flag) for flag in set(flags) - {"stage", *EVALUATE_FLAGS}):
+        faults.append(f"no flag {', '.join(unknown)}; there are {', '.join(EVALUATE_FLAGS)}")
+    return faults
+
+
+def resolve(
+    module: ModuleType, settings: Sweep, added: Sequence[Variant], check: Check = lambda config: ()
+) -> tuple[Variant, ...]:
+    """Resolve, check and name what `sweep(add)` added. Arguments as for `load`.
 
     Raises:
         SweepError: lists every fault of every variant.
@@ -177,7 +263,7 @@ def resolve(module: ModuleType, settings: Sweep, added: Sequence[Variant]) -> tu
     for place, variant in enumerate(added):
         shown = variant.name or described(variant)
         faults += [f"variant {shown}: {text}" for text in _seed_faults(variant)]
-        built.append(dataclasses.replace(variant, stages=_stages(module, settings, variant, shown, faults)))
+        built.append(dataclasses.replace(variant, stages=_stages(module, settings, variant, shown, check, faults)))
         if variant.base and any(other.base for other in added[:place]):
             faults.append(f"variant {shown}: base=True, as an earlier one has; one variant is the base")
     if faults:
@@ -205,27 +291,35 @@ def _seed_faults(variant: Variant) -> list[str]:
 
 
 def _stages(
-    module: ModuleType, settings: Sweep, variant: Variant, shown: str, faults: list[str]
+    module: ModuleType, settings: Sweep, variant: Variant, shown: str, check: Check, faults: list[str]
 ) -> dict[str, RunConfig]:
     stages: dict[str, RunConfig] = {}
     for number, stage in enumerate(settings.stages):
         try:
-            config = module.get_config(",".join(filter(None, (variant.argument, f"stage={stage}"))))
-            mapping = json.loads(json.dumps(to_mapping(config.to_dict())))
+            mapping = _base(module, settings.path, ",".join(filter(None, (variant.argument, f"stage={stage}"))))
             _change(mapping, variant.changes, stage, settings.stages)
             if number:  # the whole model comes from the stage before
                 mapping["init"] = {"checkpoint": CHAIN}
             mapping["seed"] = variant.seeds[0] if variant.seeds else 0
             stages[stage] = from_mapping(RunConfig, mapping)
-            _check_parts(stages[stage])
+            found = (*_own_faults(stages[stage]), *check(stages[stage]))
+            faults += [f"variant {shown}, stage {stage}: {text}" for text in found]
             if number:
                 before = settings.stages[number - 1]
                 if before in stages:
                     check_same_model(stages[before], stages[stage], before, f"stage {stage}")
-        except ConfigError as error:
+        except (ConfigError, SweepError) as error:
             text = str(error).replace("invalid configuration:\n", "").strip()
             faults.append(f"variant {shown}, stage {stage}: {text}")
     return stages
+
+
+def _base(module: ModuleType, path: str, argument: str) -> dict[str, Any]:
+    config = call(path, f"get_config({argument!r})", module.get_config, argument)
+    try:
+        return json.loads(json.dumps(to_mapping(config.to_dict())))
+    except (AttributeError, TypeError) as error:
+        raise SweepError(f"get_config({argument!r}): a ConfigDict of plain values would be right ({error})") from error
 
 
 def _change(mapping: dict[str, Any], changes: Mapping[str, Any], stage: str, stages: Sequence[str]) -> None:
@@ -246,12 +340,17 @@ def _change(mapping: dict[str, Any], changes: Mapping[str, Any], stage: str, sta
         place[leaf] = to_mapping(value)
 
 
-def _check_parts(config: RunConfig) -> None:
+def _own_faults(config: RunConfig) -> list[str]:
+    faults = []
+    warmup, steps = config.optimizer.warmup_steps, config.train.steps
+    if warmup > steps:
+        faults.append(f"optimizer.warmup_steps: {warmup} are more than train.steps {steps}; fewer would be right")
     parts = ["vision", "projector", "decoder"] + ["cross_attention"] * (config.model.cross_attention is not None)
     if config.model.dense_labels:
         parts = ["vision", "norm", "head"]
     if unknown := sorted(set(config.train.trainable) - set(parts)):
-        raise ConfigError(f"train.trainable: {unknown} are no parts of this model, which has {parts}")
+        faults.append(f"train.trainable: {unknown} are no parts of this model, which has {parts}")
+    return faults
 
 
 # ---- names and differences

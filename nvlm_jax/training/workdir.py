@@ -15,6 +15,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import secrets
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,13 +97,16 @@ def differences(old: Any, new: Any) -> list[str]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or, when killed, nothing."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Write a whole file or, when killed, nothing; of several writers at once the last to end wins."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _check_same(record: Path, config: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ SEEDS = (0, 1)
 
 def get_config(argument=""):
     config = nvlm.get_config(f"{argument},size=tiny")
-    config.train.steps = 4
+    config.train.steps, config.optimizer.warmup_steps = 4, 2
     return config
 
 """

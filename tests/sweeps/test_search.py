@@ -1,6 +1,7 @@
 """Optuna over a sweep file's search(trial): scores, early stops, failures, and going on after a stop."""
 
 import pathlib
+import shutil
 import threading
 import time
 
@@ -9,7 +10,7 @@ from optuna.trial import TrialState
 
 from nvlm_jax.sweeps import store
 from nvlm_jax.sweeps.runner import Runner
-from nvlm_jax.sweeps.search import Search, ended
+from nvlm_jax.sweeps.search import Search, ended, failed
 from nvlm_jax.sweeps.variants import SweepError, load_module, read_settings
 from tests.sweeps.files import write_sweep
 
@@ -90,6 +91,66 @@ def test_failures_count_and_say_why(place):
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
     assert "the loss is not finite" in study.trials[0].user_attrs["error"]
     assert "did you mean train.steps?" in study.trials[1].user_attrs["error"]
+
+
+BROKEN = """
+SEEDS = (0, 1)
+def search(trial):
+    trial.suggest_int("number", 0, 99)
+    return "arch=d", {"sft.name": "broken" if trial.number in (0, 2) else "whole"}  # 2 is 0, tried again
+"""
+
+
+def test_a_failed_trial_is_tried_again_at_the_next_start_until_it_is_mended(place):
+    first = search(place, BROKEN).run(2)
+    assert [trial.number for trial in failed(first)] == [0] and len(ended(first)) == 2
+    (place / "mended").touch()
+    study = search(place, BROKEN).run(2)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert failed(study) == [] and len(ended(study)) == 2 and study.trials[2].params == study.trials[0].params
+    [starts] = [p for p in pathlib.Path("found").glob("*/seed=0/sft/starts") if len(p.read_text()) == 2]
+    assert starts.read_text() == "xx"  # it went on in its directory
+    assert len(search(place, BROKEN).run(2).trials) == 3
+
+
+def test_no_other_seed_is_trained_once_one_failed(place):
+    [trial] = search(place, BROKEN).run(1).trials
+    assert trial.state == TrialState.FAIL and "seed=0: sft: exit status 1" in trial.user_attrs["error"]
+    assert len(list(pathlib.Path("found").glob("*/seed=0"))) == 1
+    assert not list(pathlib.Path("found").glob("*/seed=1"))
+
+
+@pytest.mark.parametrize("returned", ["{'train.steps': 1}", "'arch=d', {}, 3", "'arch=d', ['a']", "1 / 0"])
+def test_what_search_may_not_return(place, returned):
+    body = f"SEEDS = (0,)\ndef search(trial):\n    trial.suggest_int('n', 0, 9)\n    return {returned}"
+    with pytest.raises(SweepError, match=r"find\.py.*: search\(trial\)"):
+        search(place, body).run(1)
+    fine = search(place, body.replace(returned, "'arch=d', {}")).run(1)
+    assert [trial.state.name for trial in fine.trials] == ["FAIL", "COMPLETE"]
+    assert fine.trials[0].params == fine.trials[1].params
+
+
+def test_a_study_keeps_its_sampler_and_metric(place):
+    search(place, TPE).run(1)
+    with pytest.raises(SweepError, match="sampler: 'tpe' there, 'asha' now"):
+        search(place, TPE, "asha").run(1)
+    with pytest.raises(SweepError, match=r"metric: 'accuracy\.vision' there, 'loss' now"):
+        search(place, TPE + "METRIC = 'loss'\n").run(1)
+    (place / "found" / "sweep.json").unlink()
+    for path in (place / "found").glob("*=*"):
+        shutil.rmtree(path)
+    shutil.rmtree(place / "found" / "stages")
+    shutil.rmtree(place / "found" / ".jax_cache", ignore_errors=True)
+    with pytest.raises(SweepError, match=r"study\.db: was begun with other settings.*\n.*metric: 'accuracy"):
+        search(place, TPE + "METRIC = 'loss'\n").run(1)
+    (place / "found" / "study.db").write_text("damaged")
+    with pytest.raises(SweepError, match=r"study\.db: is no study"):
+        search(place, TPE).run(1)
+
+
+def test_a_budget_to_match_is_nothing_for_a_search(place):
+    with pytest.raises(SweepError, match=r"MATCH = 'flops': trials come one by one"):
+        search(place, TPE + "MATCH = 'flops'\n")
 
 
 def test_a_file_without_search(place):

@@ -108,6 +108,38 @@ def test_an_orphan_keeps_its_directory_until_it_ends(place):
     assert runs[0].state()["status"] == "finished"
 
 
+def test_two_starts_on_one_directory_share_the_runs_out(place):
+    runs, _ = prepare(place)
+    said: list[str] = []
+    first, other = (Runner(store.read_plan("runs"), say=said.append) for _ in range(2))
+    thread = threading.Thread(target=lambda: statuses.update(other.run_all(runs)))
+    statuses: dict[str, str] = {}
+    thread.start()
+    assert set(first.run_all(runs).values()) == {"finished"}
+    thread.join(60)
+    assert set(statuses.values()) == {"finished"} and len(statuses) == 4
+    assert any("waits for another process that holds" in line for line in said)
+    for run in runs:
+        assert starts(run.workdir("pretrain")) == 1 == starts(run.workdir("sft"))
+        assert (run.path / "evaluation.starts").read_text() == "x"
+
+
+def test_a_run_whose_state_cannot_be_written_stops_no_other(place, monkeypatch):
+    runs, _ = prepare(place, "def sweep(add):\n    add(seeds=(0, 1))")
+    said: list[str] = []
+    runner = Runner(store.read_plan("runs"), say=said.append)
+    note = store.Run.note
+
+    def full(self, **changes):
+        if self.seed == 0 and "status" in changes:
+            raise OSError("no space left on device")
+        note(self, **changes)
+
+    monkeypatch.setattr(store.Run, "note", full)
+    assert list(runner.run_all(runs).values()) == ["failed", "finished"]
+    assert any("seed=0: failed: OSError: no space left on device" in line for line in said)
+
+
 def test_parallel_runs_take_devices_in_turn_and_share_a_stage(place, monkeypatch):
     with open(place / "stand_in_train.py", "a") as module:
         module.write("import os\n(workdir / 'device').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n")
@@ -131,6 +163,48 @@ def test_another_sweeps_directory_and_other_settings(place):
         store.open_sweep(load(place / "two.py"), place / "other")
     with pytest.raises(SweepError, match=r"no sweep\.json there"):
         store.read_plan(place / "nowhere")
+
+
+def test_a_sweep_of_the_same_name_that_shares_nothing_and_a_search(place):
+    prepare(place, "def sweep(add):\n    add(label='a')\n    add('arch=x', label='b')")
+    with pytest.raises(SweepError, match="another sweep named 'two': it has a, b, and this one has c"):
+        prepare(place, "def sweep(add):\n    add('arch=h', label='c')")
+    search = dataclasses.replace(load(place / "two.py"), kind="search")
+    with pytest.raises(SweepError, match="belongs to a sweep named 'two', and this is a search"):
+        store.open_sweep(search, "runs")
+
+
+def test_a_metric_that_is_not_there_fails_the_run_and_can_be_mended(place):
+    body = "METRIC = '{}'\ndef sweep(add):\n    add(seeds=(0,))"
+    [run], runner = prepare(place, body.format("accuracy.vison"))
+    assert runner.run(run) == "failed" and not run.results()
+    error = run.state()["error"]
+    assert "METRIC: 'accuracy.vison' is no number of this run" in error and "accuracy.vision, accuracy.text" in error
+    [run], runner = prepare(place, body.format("accuracy.vision"))
+    assert runner.run(run) == "finished" and starts(run.workdir("sft")) == 1
+    with pytest.raises(SweepError, match=r"metric: 'accuracy\.vision' there, 'accuracy\.text' now"):
+        prepare(place, body.format("accuracy.text"))
+
+
+def test_damaged_files_are_named_and_stop_no_other(place):
+    runs, runner = prepare(place, "def sweep(add):\n    add(seeds=(0, 1))")
+    runs[0].note(status="running")
+    (runs[0].path / "state.json").write_text('{"status": ')
+    assert list(runner.run_all(runs).values()) == ["failed", "finished"]
+    assert "state.json: cannot be read" in runs[0].state()["error"] and "remove it" in runs[0].state()["error"]
+    (runs[0].path / "state.json").unlink()
+    assert runner.run(runs[0]) == "finished"
+    (runs[0].path / "results.json").write_text("[]")
+    with pytest.raises(SweepError, match=r"results\.json: holds list in place of a mapping; remove it"):
+        runs[0].results()
+    plan = json.loads((place / "runs" / "sweep.json").read_text())
+    for damaged in ("{", "{}", json.dumps(plan | {"variants": []}), json.dumps(plan | {"variants": {"a": {}}})):
+        (place / "runs" / "sweep.json").write_text(damaged)
+        with pytest.raises(SweepError, match=r"sweep\.json: .*; restore it, or use another --workdir"):
+            store.read_runs("runs")
+    (place / "file").touch()
+    with pytest.raises(SweepError, match="file: is, or lies in, a file"):
+        store.open_sweep(load(place / "two.py"), place / "file")
 
 
 def test_changed_steps_of_a_known_variant_are_listed(place):

@@ -103,10 +103,33 @@ def test_all_invalid_variants_are_named_at_once(tmp_path):
         ("def sweep(add):\n    add()\n    add()", "are the same configuration; use seeds= to repeat one"),
         ("def sweep(add):\n    add(label='a')\n    add('arch=x', label='a')", "two variants are called a"),
         ("def sweep(add):\n    add(base=True)\n    add('arch=x', base=True)", "one variant is the base"),
+        ("def sweep(add):\n    add()\nSTAGES = 'sft'", "STAGES: 'sft'; a list such as ('pretrain', 'sft')"),
+        ("def sweep(add):\n    add()\nSTAGES = ('a/b',)", "STAGES: ['a/b'] name folders"),
+        ("def sweep(add):\n    add()\nSEEDS = 3", "bad.py:\n  SEEDS: 3; a list such as (0, 1, 2) would be right"),
+        ("def sweep(add):\n    add()\nMETRIC = 3", "METRIC: 3; a name in results.json"),
+        ("def sweep(add):\n    add()\nEVALUATIONS = ['a']", "EVALUATIONS: ['a']; such as {'evaluation': "),
+        ("def sweep(add):\n    add()\nEVALUATIONS = {'a': 3}", "EVALUATIONS['a']: 3; flags of launch.evaluate"),
+        ("def sweep(add):\n    add()\nEVALUATIONS = {'../a': {}}", "EVALUATIONS['../a']: names a folder: lower-case"),
+        ("def sweep(add):\n    add()\nEVALUATIONS = {'sft': {}}", "EVALUATIONS['sft']: names a folder: lower-case"),
+        ("def sweep(add):\n    add(seeds=3)", "bad.py, line 12: sweep(add): seeds: 3; a list such as (0, 1, 2)"),
+        ("def sweep(add):\n    add({'a': 1})", "sweep(add): argument: {'a': 1}; a text such as 'arch=x'"),
+        ("def sweep(add):\n    add('', ['a'])", "sweep(add): changes: ['a']; keys and values such as {"),
+        ("def sweep(add):\n    add('', {'a': {1}})", "sweep(add): changes: {'a': {1}}; plain values would be right"),
+        ("def sweep(add):\n    add(archh=1)", "line 12: sweep(add): TypeError: "),
+        (
+            "def get_config(argument):\n    return {}['x']\ndef sweep(add):\n    add()",
+            "stage pretrain: {file}, line 12: get_config('stage=pretrain'): KeyError: 'x'",
+        ),
+        (
+            "def get_config(argument):\n    return 3\ndef sweep(add):\n    add()",
+            "get_config('stage=pretrain'): a ConfigDict of plain values would be right",
+        ),
+        ("def sweep(add):\n    add('', {'sft.optimizer.warmup_steps': 5})", "stage sft: optimizer.warmup_steps: 5 are"),
     ],
 )
 def test_what_is_no_sweep(tmp_path, body, message):
-    assert message in fault(write_sweep(tmp_path / "bad.py", body))
+    path = write_sweep(tmp_path / "bad.py", body)
+    assert message.replace("{file}", str(path)) in fault(path)
 
 
 def test_duplicates_are_named_with_what_was_asked(tmp_path):
