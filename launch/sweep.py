@@ -93,7 +93,7 @@ def console() -> Console:
 def sweep() -> Sequence[str]:
     """Plan and run a file's `sweep(add)`; labels of failed runs."""
     slice_ = planned_devices(TOPOLOGY.value) if TOPOLOGY.value else None  # before anything else uses JAX
-    elsewhere = BACKEND.value == "gke" or slice_ is not None  # the files that it names are not on this machine
+    elsewhere = BACKEND.value != "local" or slice_ is not None  # the files may be on other machines alone
     plan = variants.load(CONFIG.value, (lambda config: ()) if elsewhere else sweep_data.file_faults)
     plan = budgets.scaled(plan, SCALE.value)
     how = MATCH.value or plan.match
