@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import app, flags
 from ml_collections import config_flags
 from rich.console import Console
@@ -25,8 +24,7 @@ from rich.console import Console
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.parallel.mesh import make_mesh, parse_mesh
 from nvlm_jax.planning import page, search
-from nvlm_jax.planning.chips import Chip, parse_topology
-from nvlm_jax.planning.compile import compile_for, tpu_devices
+from nvlm_jax.planning.compile import compile_for, planned_devices
 from nvlm_jax.planning.plan import Workload, make_plan
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/nvlm.py:arch=d,size=72b,stage=sft", lock_config=True)
@@ -65,9 +63,7 @@ def main(argv: list[str]) -> None:
 def make_plans() -> list[dict[str, Any]]:
     """The plan that was asked for; with --search the best ones, the fastest that fits first."""
     config = from_mapping(RunConfig, CONFIG.value.to_dict())
-    chip, shape, count = parse_topology(TOPOLOGY.value)
-    jax.config.update("jax_platforms", "cpu")
-    devices = _devices(chip, shape, count)
+    chip, devices = planned_devices(TOPOLOGY.value, SLICES.value)
     load = Workload(TEXT.value, TILES.value, fill=FILL.value)
     if MESH.value:
         config = dataclasses.replace(config, mesh=parse_mesh(MESH.value))
@@ -82,13 +78,6 @@ def make_plans() -> list[dict[str, Any]]:
         compiled = compile_for(candidate.config, candidate.mesh)
         plans.append(make_plan(candidate.config, chip, candidate.mesh, compiled, load))
     return sorted(plans, key=lambda plan: (not plan["fits"], plan["step_seconds"]))
-
-
-def _devices(chip: Chip, shape: str, count: int) -> list[Any]:
-    if chip.tpu:
-        return tpu_devices(chip, shape, SLICES.value)
-    jax.config.update("jax_num_cpu_devices", count * SLICES.value)
-    return jax.devices()
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def sweep_report() -> list[str]:
     """The page and the tables of one sweep; why comparisons are missing."""
     plan, runs = store.read_runs(SWEEP.value)
     out = pathlib.Path(OUT.value)
-    table = rows.table(runs)
+    table = rows.table(runs, plan)
     rows.write_parquet(out.parent / "results.parquet", table)
     if CSV.value:
         rows.write_csv(pathlib.Path(CSV.value), table)

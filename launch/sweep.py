@@ -1,6 +1,7 @@
 """Run a sweep: many variants of one config, each trained and evaluated by the commands of a single run.
 
     python -m launch.sweep --config=configs/sweeps/smoke.py --workdir=runs/smoke [--parallel=2] [--dry_run]
+    python -m launch.sweep --config=... --workdir=... --dry_run --topology=v5p:4x4x8    # and chip-hours
     python -m launch.sweep --status=runs/smoke
     python -m launch.sweep --config=... --workdir=... --search=tpe --trials=20
 
@@ -28,6 +29,9 @@ from data_pipelines.plan import PlanError
 from data_pipelines.records import DatasetError
 from launch import sweep_data
 from nvlm_jax.config import ConfigError
+from nvlm_jax.planning import search as planning
+from nvlm_jax.planning.chips import Chip
+from nvlm_jax.planning.compile import planned_devices
 from nvlm_jax.sweeps import budgets, cluster, store, tables, variants
 from nvlm_jax.sweeps.runner import RESOLVED, Runner, Stopped
 from nvlm_jax.sweeps.search import SEARCHES, Search, ended, failed
@@ -41,6 +45,7 @@ PARALLEL = flags.DEFINE_integer(
 )
 DEVICES = flags.DEFINE_list("devices", [], "values of CUDA_VISIBLE_DEVICES that parallel runs take in turn")
 DRY = flags.DEFINE_bool("dry_run", False, "print the plan (and write the cluster's file), run nothing")
+TOPOLOGY = flags.DEFINE_string("topology", "", "with --dry_run: a slice such as v5p:4x4x8, to plan chip-hours for")
 MATCH = flags.DEFINE_enum("match", None, variants.MATCHES, "the budget that variants share; default: the file's MATCH")
 SCALE = flags.DEFINE_float("steps_scale", 1.0, "times the steps of each stage, for a trial", lower_bound=0.0001)
 ONLY = flags.DEFINE_integer("only", None, "run this one of the plan's runs, counted from 0", lower_bound=0)
@@ -71,6 +76,8 @@ def main(argv: list[str]) -> None:
             return
         if not (CONFIG.value and WORKDIR.value):
             raise app.UsageError("--config and --workdir are needed (or --status=WORKDIR)")
+        if TOPOLOGY.value and (SEARCH.value or not DRY.value):
+            raise app.UsageError("--topology plans alone: add --dry_run (and no --search)")
         failed = search() if SEARCH.value else sweep()
     except EXPECTED as error:
         sys.exit(f"{type(error).__name__}: {error}")
@@ -85,17 +92,18 @@ def console() -> Console:
 
 def sweep() -> Sequence[str]:
     """Plan and run a file's `sweep(add)`; labels of failed runs."""
-    check = sweep_data.file_faults if BACKEND.value != "gke" else lambda config: ()  # GKE's files are not here
-    plan = variants.load(CONFIG.value, check)
+    slice_ = planned_devices(TOPOLOGY.value) if TOPOLOGY.value else None  # before anything else uses JAX
+    elsewhere = BACKEND.value != "local" or slice_ is not None  # the files may be on other machines alone
+    plan = variants.load(CONFIG.value, (lambda config: ()) if elsewhere else sweep_data.file_faults)
     plan = budgets.scaled(plan, SCALE.value)
     how = MATCH.value or plan.match
-    if BACKEND.value != "gke":
+    if not elsewhere:
         sweep_data.check_evaluations(plan)
     if how == "samples":
         sweep_data.prepare(plan)
         sweep_data.check_rows(plan)
     plan = store.known_names(budgets.match(plan, how, samples_per_step), WORKDIR.value)
-    console().print(tables.plan_table(plan))
+    console().print(tables.plan_table(plan, chip_hours(plan, *slice_) if slice_ else None))
     if BACKEND.value != "local":
         submit(plan)
         return ()
@@ -118,6 +126,22 @@ def sweep() -> Sequence[str]:
     texts = dict(tables.failures(runs))
     failures = {label: texts.get(label, "") for label, status in statuses.items() if status == store.FAILED}
     return report(runner, failures, runs)
+
+
+def chip_hours(plan: variants.Sweep, chip: Chip, devices: list[Any]) -> dict[str, float]:
+    """Of one seed of each variant, counted by hand as `launch.plan --search` does before it compiles.
+
+    Raises:
+        SweepError: a stage that no mesh of these devices holds or divides.
+    """
+    found = {}
+    for variant in plan.variants:
+        try:
+            stages = variant.stages.values()
+            found[variant.name] = sum(planning.chip_hours(config, chip, devices) for config in stages)
+        except ConfigError as error:
+            raise variants.SweepError(f"--topology={TOPOLOGY.value}: {variant.name}: {error}") from error
+    return found
 
 
 def search() -> Sequence[str]:

@@ -19,7 +19,7 @@ from nvlm_jax.config import ConfigError, RunConfig
 from nvlm_jax.inputs.batch import Batch
 from nvlm_jax.parallel.mesh import check_run
 from nvlm_jax.parallel.sharding import batch_shardings, state_shardings
-from nvlm_jax.planning.chips import GIB, Chip
+from nvlm_jax.planning.chips import GIB, Chip, parse_topology
 from nvlm_jax.planning.hlo import Collective, collectives
 from nvlm_jax.training.checkpoints import abstract_state, with_shardings
 from nvlm_jax.training.loop import compile_step
@@ -48,6 +48,19 @@ class Compiled(NamedTuple):
     collectives: list[Collective]
     seconds: float  # to trace and compile
     cpu_seconds: float = 0.0  # of all cores, likewise
+
+
+def planned_devices(topology: str, slices: int = 1) -> tuple[Chip, list[Any]]:
+    """The chip and the devices of `v5p:4x4x8` or `h100:128`: a slice for the compiler alone, or so many CPUs.
+
+    Call it before JAX has been used. Raises ConfigError as `parse_topology` and `tpu_devices` do.
+    """
+    chip, shape, count = parse_topology(topology)
+    jax.config.update("jax_platforms", "cpu")
+    if chip.tpu:
+        return chip, tpu_devices(chip, shape, slices)
+    jax.config.update("jax_num_cpu_devices", count * slices)
+    return chip, jax.devices()
 
 
 def tpu_devices(chip: Chip, shape: str, slices: int = 1) -> list[Any]:

@@ -52,6 +52,16 @@ def candidates(config: RunConfig, chip: Chip, devices: list[jax.Device], slices:
     return sorted(found, key=lambda candidate: candidate.seconds)
 
 
+def chip_hours(config: RunConfig, chip: Chip, devices: list[jax.Device]) -> float:
+    """Of all the run's steps with the quickest candidate, counted by hand; nothing is compiled.
+
+    Raises:
+        ConfigError: as `candidates`.
+    """
+    best = candidates(config, chip, devices)[0]
+    return best.seconds * config.train.steps * len(devices) / 3600
+
+
 def seconds_by_hand(config: RunConfig, mesh: Mesh, chip: Chip) -> float:
     """Computation, weights gathered by `fsdp` in each pass, activations exchanged by `tensor` in each layer."""
     model, d, share = config.model, config.model.decoder, shares(config, mesh)

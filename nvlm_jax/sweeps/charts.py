@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 COLOURS = qualitative.Dark24
 POINTS = 150  # of a curve, at most
-LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 40, "b": 50}, "height": 380}
+LEGEND = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"}  # beside, paper would cut it off
+LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 60, "b": 50}, "height": 380, "legend": LEGEND}
 
 
 def curves(runs: Sequence[Run]) -> list[str]:

@@ -6,8 +6,9 @@ A claim is a few comparisons, each of two numbers over the same seeds. With the 
     kept      holds: the interval lies above minus that effect; does not hold: it lies below it
     equal     holds: no difference at all, with any seed; does not hold otherwise
 
-and undecided else, as with fewer than five seeds. A claim holds if all its needed comparisons do: each must pass by
-itself, so nothing has to be corrected for their number. It does not hold as soon as one does not.
+and undecided else, as with fewer than five seeds, where both are at the floor of what is measured, or where all seeds
+differ by the same. A claim holds if all its needed comparisons do: each must pass by itself, so nothing has to be
+corrected for their number. It does not hold as soon as one does not.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from nvlm_jax.sweeps import compare
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.store import FINISHED, Run
 from nvlm_jax.sweeps.texts import text_environment
+from nvlm_jax.sweeps.variants import digest
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided at this size"
 KINDS = ("greater", "kept", "equal")
@@ -44,6 +46,7 @@ class Comparison:
     margin: float = 0.01  # the smallest effect of interest
     ratio: bool = False
     needed: bool = True  # counts for the verdict
+    floor: float = 0.0  # where both means are nearer to 0 than this, both have all there is to learn
     paper: str = ""  # its numbers
 
 
@@ -78,20 +81,19 @@ def decide(plan: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     claim = from_mapping(plan["claim"])
     found = [_compare(comparison, runs) for comparison in claim.comparisons]
     needed = [item for item in found if item["needed"]]
-    few = any(len(item["seeds"]) < MINIMUM_SEEDS for item in needed)
-    verdicts = [UNDECIDED] if few else [item["verdict"] for item in needed]
     finished = [run.results() for run in runs if run.state()["status"] == FINISHED]
     return {
         "claim": claim.number,
         "title": claim.title,
         "statement": claim.statement,
         "note": claim.note,
-        "verdict": combine(verdicts),
+        "verdict": combine([item["verdict"] for item in needed]),
         "comparisons": found,
         "variants": _variants(plan, runs),
         "seconds": round(sum(item["seconds"] for item in finished), 1),
         "commits": sorted({str(item["commit"]) for item in finished}),
         "device": sorted({item["device"] for item in finished}),
+        "ran": [{key: item[key] for key in ("variant", "seed", "device", "commit", "seconds")} for item in finished],
         "versions": finished[0]["versions"],
         "command": f"make claims CLAIM={claim.number}",
     }
@@ -138,6 +140,7 @@ def _compare(c: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
     if c.ratio:
         base, other = ({s: math.log(v) for s, v in values.items()} for values in (base, other))
     found = compare.difference(base, other, (c.base, c.other))
+    at_floor = all(abs(statistics.fmean(values.values())) < c.floor for values in (base, other))
     gains = [other[seed] - base[seed] for seed in sorted(base)]
     shown = math.exp if c.ratio else float
     return dataclasses.asdict(c) | {
@@ -149,8 +152,9 @@ def _compare(c: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
         "high": None if found.high is None else shown(found.high),
         "p_value": found.p_value,
         "standardised": _standardised(gains),
-        "seeds_needed": _seeds_needed(c.kind, gains, c.margin),
-        "verdict": verdict(c.kind, gains, found, c.margin),
+        "seeds_needed": None if at_floor else _seeds_needed(c.kind, gains, c.margin),
+        "at_floor": at_floor,
+        "verdict": UNDECIDED if at_floor or len(gains) < MINIMUM_SEEDS else verdict(c.kind, gains, found, c.margin),
     }
 
 
@@ -171,13 +175,19 @@ def _standardised(gains: Sequence[float]) -> float | None:
 
 
 def _variants(plan: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
-    keys = ("config_hash", "seeds", "steps", "flops", "settings")
-    names = dict.fromkeys(run.variant.name for run in runs)
-    return {name: {key: plan["variants"][name][key] for key in keys} for name in names}
+    own = {run.variant.name: digest(run.variant.seeded(0)) for run in runs}
+    keys = ("seeds", "steps", "flops", "settings")
+    return {n: {"config_hash": d} | {key: plan["variants"][n][key] for key in keys} for n, d in own.items()}
 
 
 def read_records(directory: pathlib.Path) -> dict[int, dict[str, Any]]:
-    """Claim -> what docs/claims/claim_N.json holds."""
+    """Claim -> what docs/claims/claim_N.json holds.
+
+    Raises:
+        ValueError: there is no such directory.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: no directory; docs/claims has the claims' records")
     found = (json.loads(file.read_text()) for file in sorted(directory.glob("claim_*.json")))
     return {record["claim"]: record for record in found}
 
@@ -185,7 +195,12 @@ def read_records(directory: pathlib.Path) -> dict[int, dict[str, Any]]:
 def page(claims: Sequence[Claim], records: Mapping[int, Mapping[str, Any]]) -> str:
     """docs/claims.md: every claim, with its verdict where it was run."""
     environment = text_environment()
-    environment.filters["signed"] = lambda number, ratio: f"x {number:.2f}" if ratio else f"{number:+.3f}"
-    environment.filters["each"] = lambda values: ", ".join(f"{value:.3f}" for value in values)
-    environment.filters["mean"] = lambda values: f"{statistics.fmean(values):.3f}"
+    environment.filters["signed"] = lambda number, ratio: f"x {number:.2f}" if ratio else _short(number, "+")
+    environment.filters["each"] = lambda values: ", ".join(_short(value) for value in values)
+    environment.filters["mean"] = lambda values: _short(statistics.fmean(values))
     return environment.get_template(TEMPLATE).render(claims=claims, records=records, minimum=MINIMUM_SEEDS)
+
+
+def _short(number: float, sign: str = "") -> str:
+    """Three places, or three digits of what is smaller than that."""
+    return f"{number:{sign}.3f}" if abs(number) >= 0.01 or not number else f"{number:{sign}.2g}"

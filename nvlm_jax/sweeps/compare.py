@@ -78,7 +78,9 @@ def difference(base: Mapping[int, float], other: Mapping[int, float], names: tup
     if len(gains) == 1:
         return Difference(centre, None, None, None, "none", 1)
     spread = gains.std(ddof=1)
-    p_value = float(scipy.stats.ttest_1samp(gains, 0.0).pvalue) if spread else float(centre == 0)
+    if not spread and centre:  # no variance to judge by: seeds that share their few questions, most likely
+        return Difference(centre, None, None, None, "none: all seeds differ by the same", len(gains))
+    p_value = float(scipy.stats.ttest_1samp(gains, 0.0).pvalue) if spread else 1.0
     return Difference(centre, low, high, p_value, "t over seeds", len(gains), needed=seeds_needed(centre, spread))
 
 

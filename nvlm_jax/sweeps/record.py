@@ -32,6 +32,7 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
     first = next(iter(found.values()), {})
     params = first.get("params") or parameter_counts(abstract_model(list(stages.values())[-1].model))
     record = plan["variants"].get(variant.name, {})
+    trained = _run_record(run)
     return {
         "sweep": plan["name"],
         "variant": variant.name,
@@ -39,9 +40,9 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
         "argument": variant.argument,
         "settings": record.get("settings", {}),
         "config_hash": record.get("config_hash", ""),
-        "commit": commit(),
-        "versions": versions(),
-        "device": first.get("device") or _device(run),
+        "commit": trained.get("commit") or commit(),
+        "versions": trained.get("versions") or versions(),
+        "device": trained.get("device") or first.get("device") or platform.processor() or platform.machine(),
         "params": params,
         "parameters": sum(params.values()),
         "trained_parameters": _trained(params, run),
@@ -63,11 +64,10 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
     }
 
 
-def _device(run: Run) -> str:
-    """What the last stage was trained on."""
+def _run_record(run: Run) -> dict[str, Any]:
+    """What the last stage noted as it began: it may have been on another device, by other code."""
     record = run.workdir(list(run.stages)[-1]) / "config.json"
-    found = json.loads(record.read_text()) if record.exists() else {}
-    return found.get("device") or platform.processor() or platform.machine()
+    return json.loads(record.read_text()) if record.exists() else {}
 
 
 def value(found: Mapping[str, Any] | None, metric: str) -> float | None:

@@ -15,9 +15,12 @@ from nvlm_jax.sweeps.store import Run
 LEFT_OUT = ("versions",)
 
 
-def table(runs: Sequence[Run]) -> pa.Table:
-    """One row a run, finished or not; nested results as columns such as `accuracy.by_type.word`."""
-    rows = [_row(run) for run in runs]
+def table(runs: Sequence[Run], plan: Mapping[str, Any]) -> pa.Table:
+    """One row a run, finished or not; nested results as columns such as `accuracy.by_type.word`.
+
+    Settings are the plan's of today: a variant that joined later may differ in more than a finished run once noted.
+    """
+    rows = [_row(run, plan["variants"].get(run.variant.name, {}).get("settings", {})) for run in runs]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return pa.table({key: _column([row.get(key) for row in rows]) for key in columns})
 
@@ -34,12 +37,12 @@ def write_parquet(path: pathlib.Path, rows: pa.Table) -> None:
     pyarrow.parquet.write_table(rows, path)
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
     row = {"variant": run.variant.name, "seed": run.seed, "base": run.variant.base, "status": run.state()["status"]}
     for key, value in (run.results() or {}).items():
         if key not in LEFT_OUT:
             row |= _flat(key, value)
-    return row
+    return row | _flat("settings", settings)
 
 
 def _flat(key: str, value: Any) -> dict[str, Any]:

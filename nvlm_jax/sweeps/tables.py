@@ -19,20 +19,30 @@ SHOWN = 6  # differences of a variant that the plan's table lists
 RECENT = 20  # steps whose mean time gives the ETA
 
 
-def plan_table(sweep: Sweep) -> Table:
-    """A row for each variant: seeds, steps, parameters, planned FLOPs of one seed, differences from the base."""
+def plan_table(sweep: Sweep, hours: Mapping[str, float] | None = None) -> Table:
+    """A row for each variant: seeds, steps, parameters, planned FLOPs of one seed, differences from the base.
+
+    Args:
+        sweep: what will run.
+        hours: by variant, chip-hours of one seed; a column more.
+    """
     seeds = sum(len(variant.seeds) for variant in sweep.variants)
     table = Table(title=f"{sweep.name}: {len(sweep.variants)} variants, {seeds} runs, matched: {sweep.match}")
-    for name in ("variant", "seeds", *(f"{stage}, steps" for stage in sweep.stages), "parameters", "GFLOP"):
+    named = ["variant", "seeds", *(f"{stage}, steps" for stage in sweep.stages), "parameters", "GFLOP a seed"]
+    for name in [*named, *(["chip-hours a seed"] if hours else [])]:
         table.add_column(name, justify="left" if name == "variant" else "right")
     table.add_column("differs from the base in", overflow="fold")
     for variant in sweep.variants:
         steps = [f"{config.train.steps:,}" for config in variant.stages.values()]
         flops = f"{planned_flops(variant) / 1e9:,.0f}"
         name = f"{variant.name} (base)" if variant.base else variant.name
+        cost = [flops, f"{hours[variant.name]:,.3g}"] if hours else [flops]
         table.add_row(
-            name, _numbers(variant.seeds), *steps, f"{parameters(variant):,}", flops, _changes(sweep.base, variant)
+            name, _numbers(variant.seeds), *steps, f"{parameters(variant):,}", *cost, _changes(sweep.base, variant)
         )
+    table.caption = f"all seeds: {sum(len(v.seeds) * planned_flops(v) for v in sweep.variants) / 1e9:,.0f} GFLOP"
+    if hours:
+        table.caption += f", {sum(len(v.seeds) * hours[v.name] for v in sweep.variants):,.3g} chip-hours"
     return table
 
 

@@ -432,9 +432,25 @@ def _check_distinct(path: str, variants: Sequence[Variant]) -> None:
 
 
 def digest(stages: Mapping[str, RunConfig]) -> str:
-    """16 hexadecimal digits of a chain of stages; the directory it runs in does not matter."""
-    text = json.dumps([[stage, to_mapping(config)] for stage, config in stages.items()], sort_keys=True)
+    """16 hexadecimal digits of a chain of stages; the directory it runs in does not matter.
+
+    Of the values that are not their key's default: a key that later code adds, or drops, with its default changes no
+    digest.
+    """
+    text = json.dumps([[stage, _said(config)] for stage, config in stages.items()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _said(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        named = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {f.name: _said(held) for f, held in named if held != _default(f)}
+    return [_said(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _default(field: dataclasses.Field) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def differences(base: Variant, other: Variant) -> dict[str, tuple[Any, Any]]:

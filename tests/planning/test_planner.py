@@ -15,7 +15,7 @@ from nvlm_jax.planning.chips import CHIPS, GIB, parse_topology
 from nvlm_jax.planning.compile import Compiled, _exceeded, compile_for, tpu_devices
 from nvlm_jax.planning.estimate import held_by_hand
 from nvlm_jax.planning.plan import Workload, axis_bandwidth, make_plan, met_work, useful_work
-from nvlm_jax.planning.search import candidates
+from nvlm_jax.planning.search import candidates, chip_hours
 from tests.tiny import make_run_config
 
 KEYS = {
@@ -124,6 +124,8 @@ def test_search_ranks_what_fits_and_divides():
     assert all(c.held <= CHIPS["h100"].hbm_bytes for c in found)
     assert [c.seconds for c in found] == sorted(c.seconds for c in found)
     assert {c.config.mesh.tensor for c in found} == {1, 2}  # two key/value heads
+    hours = chip_hours(run("d"), CHIPS["h100"], devices)
+    assert hours == pytest.approx(8 * run("d").train.steps * found[0].seconds / 3600)
     with pytest.raises(ConfigError, match="no mesh of 8 v5e chips holds nvlm-d-72b-sft"):
         candidates(from_mapping(RunConfig, get_config("arch=d,size=72b,stage=sft").to_dict()), CHIPS["v5e"], devices)
 

@@ -87,6 +87,40 @@ def test_seeds_that_would_decide_are_counted_to_the_edge_of_a_verdict():
     assert needed("equal", gains, 0.0) is None and needed("greater", [0.1], 0.01) is None
 
 
+def test_where_both_are_at_the_floor_nothing_is_decided():
+    class _Variant:
+        def __init__(self, name):
+            self.name = name
+
+    class _Run:
+        def __init__(self, name, loss, seed=0):
+            self.variant, self.seed, self._loss = _Variant(name), seed, loss
+
+        def results(self):
+            return {"loss": self._loss}
+
+    runs = [_Run(name, loss + seed * 1e-5 * (1 + (name == "a")), seed)
+            for name, loss in (("a", 0.0004), ("b", 0.0003)) for seed in range(5)]  # fmt: skip
+    found = {floor: claims._compare(claims.Comparison("loss", "a", "b", "-loss", margin=0.05, floor=floor), runs)
+             for floor in (0.0, 0.01)}  # fmt: skip
+    assert found[0.0]["verdict"] == claims.HOLDS and not found[0.0]["at_floor"]
+    assert found[0.01]["verdict"] == claims.UNDECIDED and found[0.01]["at_floor"]
+
+
+def test_a_directory_that_is_not_there_does_not_empty_the_page(tmp_path):
+    with pytest.raises(ValueError, match="docs/claims has the claims' records"):
+        claims.read_records(tmp_path / "claims")
+
+
+def test_committed_records_are_of_todays_configs():
+    for number, record in claims.read_records(ROOT / "docs/claims").items():
+        sweep = variants.load(ROOT / f"configs/sweeps/claims/claim_{number}.py")
+        sweep = budgets.match(sweep, sweep.match) if sweep.match in ("flops", "steps", "none") else sweep
+        for variant in sweep.variants:
+            if sweep.match != "samples":  # which need the data
+                assert record["variants"][variant.name]["config_hash"] == variants.digest(variant.seeded(0)), number
+
+
 def test_numbers_by_path():
     found = {"accuracy": {"vision": 0.5, "text": 0.2, "blind": None}, "device": "cpu"}
     assert value(found, "accuracy.vision - accuracy.text") == pytest.approx(0.3)
@@ -120,14 +154,19 @@ def test_from_runs_to_a_record_and_a_page(place, monkeypatch):
     Runner(plan, say=lambda line: None).run_all(runs)
     assert claims.decide(plan, runs)["verdict"] == claims.UNDECIDED  # two seeds are too few
     monkeypatch.setattr(claims, "MINIMUM_SEEDS", 2)
+    assert claims.decide(plan, runs)["verdict"] == claims.UNDECIDED  # both gained the same: no spread to judge by
+    (second,) = (run for run in runs if (run.variant.name, run.seed) == ("1d", 1))
+    held = second.results()
+    held["accuracy"]["vision"] = 0.702
+    (second.path / "results.json").write_text(json.dumps(held))
     record = json.loads(json.dumps(claims.decide(plan, runs)))
     tags, speed, text = record["comparisons"]
     assert record["verdict"] == claims.HOLDS and tags["seeds"] == [0, 1]
-    assert tags["base_values"] == [0.4, 0.5] and tags["other_values"] == [0.6, 0.7]
-    assert tags["effect"] == pytest.approx(0.2) and speed["effect"] == 1.0 and text["verdict"] == claims.HOLDS
+    assert tags["base_values"] == [0.4, 0.5] and tags["other_values"] == [0.6, 0.702]
+    assert tags["effect"] == pytest.approx(0.201) and speed["effect"] == 1.0 and text["verdict"] == claims.HOLDS
     assert len(record["variants"]["1d"]["config_hash"]) == 16 and record["commits"] and record["seconds"] == 16.0
     page = claims.page([claims.from_mapping(plan["claim"])], {7: record})
-    assert "| 7 | Tags help | holds |" in page and "+0.200" in page and "x 1.00" in page and "728 -> 806" in page
+    assert "| 7 | Tags help | holds |" in page and "+0.201" in page and "x 1.00" in page and "728 -> 806" in page
     with pytest.raises(ValueError, match="is no claim"):
         claims.decide(plan | {"claim": None}, runs)
     with pytest.raises(ValueError, match=r"was a trial with --steps_scale=0\.1"):

@@ -1,10 +1,12 @@
 """Matched budgets: the same steps, samples or FLOPs for every variant."""
 
 import dataclasses
+import io
 
 import pytest
+from rich.console import Console
 
-from nvlm_jax.sweeps import budgets
+from nvlm_jax.sweeps import budgets, tables
 from nvlm_jax.sweeps.variants import SweepError, load
 from tests.sweeps.files import write_sweep
 
@@ -51,3 +53,15 @@ def test_a_budget_below_one_step_is_an_error(sweep):
                       lambda config: 1.0 if config.model.arch == "d" else 1e6)  # fmt: skip
     with pytest.raises(SweepError, match="'time' is none of"):
         budgets.match(sweep, "time")
+
+
+def test_the_plan_shows_costs_of_a_seed_and_of_all(sweep):
+    def shown(**options):
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(tables.plan_table(sweep, **options))
+        return console.export_text()
+
+    total = sum(2 * budgets.planned_flops(v) for v in sweep.variants) / 1e9
+    assert f"all seeds: {total:,.0f} GFLOP" in shown() and "chip-hours" not in shown()
+    text = shown(hours={v.name: hours for v, hours in zip(sweep.variants, (1.5, 0.25), strict=True)})
+    assert "chip-hours a seed" in text and "GFLOP, 3.5 chip-hours" in text

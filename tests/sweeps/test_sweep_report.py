@@ -46,7 +46,7 @@ def test_page_tables_and_missing_runs(place):
     # Every chart draws what was asked: three costs, two stages, types, gates.
     assert text.count("Plotly.newPlot(") - page.get_plotlyjs().count("Plotly.newPlot(") == 7
 
-    table = rows.table(runs)
+    table = rows.table(runs, plan)
     rows.write_parquet(place / "results.parquet", table)
     rows.write_csv(place / "results.csv", table)
     frame = pyarrow.parquet.read_table(place / "results.parquet").to_pylist()

@@ -18,7 +18,7 @@ CLAIM = Claim(
     "NVLM-X overfits a set of text-rich pages, read out whole; with a Perceiver resampler in front of its "
     "cross-attention its loss stays higher.",
     (
-        Comparison("final loss without over with", "perceiver", "none", METRIC, margin=0.05,
+        Comparison("final loss without over with", "perceiver", "none", METRIC, margin=0.05, floor=0.01,
                    paper="30K OCR pages: loss near 0.4 with it, to 0 without"),
     ),
     "64 pages of 5 or 6 tiles, each tile read out; 4 latents for a tile's 16 image tokens, 2 layers, tile by tile. The "

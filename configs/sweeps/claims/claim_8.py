@@ -16,7 +16,7 @@ EVALUATIONS = {
 MORE = "evaluations.more-tiles.accuracy.vision"
 CLAIM = Claim(
     8,
-    "1-D tags are at least as good as 2-D ones",
+    "1-D tags beat 2-D grid and box tags",
     "1-D tags beat grid and box tags; and the same on pages with more tiles than any in training.",
     (
         Comparison("1-D over 2-D grid", "grid", "1d", paper="OCRBench 787 -> 806, MathVista 52.8 -> 53.8 (D-34B)"),
