@@ -201,9 +201,20 @@ def report(runner: Runner, failures: Mapping[str, str], runs: Sequence[store.Run
     return list(failures)
 
 
+def read_options() -> dict[str, Any]:
+    """The options of --cluster."""
+    try:
+        given = yaml.safe_load(pathlib.Path(OPTIONS.value).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise variants.SweepError(f"--cluster={OPTIONS.value}: cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise variants.SweepError(f"--cluster={OPTIONS.value}: holds no `option: value` lines; see docs/sweeps.md")
+    return given
+
+
 def submit(plan: variants.Sweep) -> None:
     """Write the cluster's file and hand it over."""
-    given = yaml.safe_load(pathlib.Path(OPTIONS.value).read_text()) if OPTIONS.value else {}
+    given = read_options() if OPTIONS.value else {}
     if unknown := sorted(set(given) - set(CLUSTER)):
         raise variants.SweepError(f"--cluster: no option {', '.join(unknown)}; there are {', '.join(CLUSTER)}")
     root = pathlib.Path(WORKDIR.value)
