@@ -68,7 +68,7 @@ class DecoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CrossAttentionConfig:
-    """Gated cross-attention (NVLM-X and NVLM-H): one layer before every `every` decoder layers."""
+    """Gated cross-attention (NVLM-X and NVLM-H): one layer to every `every` decoder layers."""
 
     every: int = 8
     gate_init: float = 0.0  # of both tanh gates of a layer
@@ -76,6 +76,7 @@ class CrossAttentionConfig:
     tag_embeddings: int = 0  # NVLM-H: rows of the learned table of tile tags that join the keys; 0 = no table
     resampler_latents: int = 0  # > 0: a Perceiver in front makes so many tokens of a tile's; NVLM has none (ablation)
     resampler_layers: int = 2
+    place: int = 0  # which of the `every` a gated layer stands before; 0 = the first, as in NVLM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,6 +322,8 @@ def _shape_checks(model: ModelConfig) -> list[tuple[bool, str]]:
         every = cross.every
         text = f"model.cross_attention.every: {every} does not divide decoder.layers {decoder.layers}"
         checks.append((every >= 1 and decoder.layers % every == 0, text))
+        text = f"model.cross_attention.place: {cross.place} is none of a group's {every} layers, 0 to {every - 1}"
+        checks.append((0 <= cross.place < max(every, 1), text))
         latents, layers = cross.resampler_latents, cross.resampler_layers
         text = f"model.cross_attention.resampler_latents: {latents} latents in {layers} layers; 0, or both at least 1"
         checks.append((latents == 0 or (latents > 0 and layers > 0), text))

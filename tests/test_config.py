@@ -83,6 +83,7 @@ CROSS = {"every": 1, "gate_init": 0.0, "tag_embeddings": 0}
         ("arch=d", {"model__vision__image_size": 60}, "model.vision.image_size: 60 is no multiple of patch_size *"),
         ("arch=d", {"model__decoder__kv_heads": 3}, "model.decoder.kv_heads: 3 does not divide heads 4"),
         ("arch=x", {"model__cross_attention__every": 3}, "model.cross_attention.every: 3 does not divide"),
+        ("arch=x", {"model__cross_attention__place": 1}, "model.cross_attention.place: 1 is none of a group"),
         ("arch=x", {"model__cross_attention__resampler_latents": -1}, "model.cross_attention.resampler_latents: -1"),
     ],
 )

@@ -46,8 +46,8 @@ def layers_of(model: NVLM, most: int) -> Layers:
     if model.cross_attention is None:
         return [Layer(layer, None) for layer in own]
     gated = _apart(model.cross_attention.layers)
-    every = len(own) // len(gated)
-    return [Layer(layer, None if i % every else gated[i // every]) for i, layer in enumerate(own)]
+    every, place = len(own) // len(gated), model.cross_attention.place
+    return [Layer(layer, gated[i // every] if i % every == place else None) for i, layer in enumerate(own)]
 
 
 def split_layers(values: KeyValues, layers: Layers) -> KeyValues | list[KeyValues]:

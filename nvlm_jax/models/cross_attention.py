@@ -103,7 +103,7 @@ class CrossAttention(nnx.Module):
     """All gated layers of a model, stacked, NVLM-H's table of tile-tag embeddings, and an ablation's resampler."""
 
     def __init__(self, config: CrossAttentionConfig, decoder: DecoderConfig, arch: str, rngs: nnx.Rngs, dtype: str):
-        self.arch, self.dtype = arch, dtype
+        self.arch, self.dtype, self.place = arch, dtype, config.place
         count = decoder.layers // config.every
         self.layers = stack(lambda rngs: GatedCrossAttention(config, decoder, rngs, dtype), count, rngs)
         gates = self.layers.attention_gate

@@ -177,7 +177,7 @@ class Decoder(nnx.Module):
         return self.norm(x), fresh
 
     def _with_cross_attention(self, layer_body, x, cross, memory, cache):
-        groups = _count(cross.layers)
+        groups, place = _count(cross.layers), cross.place
         every = self.config.layers // groups
         grouped = jax.tree.map(lambda a: a.reshape(groups, every, *a.shape[1:]), cache)
         gated_graph, gated_params = nnx.split(cross.layers)
@@ -188,10 +188,17 @@ class Decoder(nnx.Module):
                 return gated(x, *gated.keys_values(memory.media), memory.visible, memory.mask)
             return gated(x, *keys_values, memory.visible, kept=True)
 
+        def run(layers, x, cache, first=0, end=every):
+            layers, cache = _cut(layers, first, end), jax.tree.map(lambda a: a[first:end], cache)
+            return scan_layers(layers, layer_body, x, cache, remat=self.remat, unroll=self.unroll)
+
         def group_body(layers, x, scanned):
             gated_params, keys_values, cache = scanned
+            if place:
+                x, before = run(layers, x, cache, 0, place)
             x = rematerialised(gated_body, self.remat)(gated_params, x, keys_values)
-            return scan_layers(layers, layer_body, x, cache, remat=self.remat, unroll=self.unroll)
+            x, fresh = run(layers, x, cache, place, every)
+            return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), before, fresh) if place else fresh
 
         keys_values = None if memory.keys is None else (memory.keys, memory.values)
         xs = (gated_params, keys_values, grouped)
@@ -202,6 +209,14 @@ class Decoder(nnx.Module):
 def pick(x: jax.Array, only: jax.Array) -> jax.Array:
     """One place a row: [B, S, ...] and int32 [B] -> [B, 1, ...]."""
     return x[jnp.arange(len(only)), only][:, None]
+
+
+def _cut(layers: nnx.Module, first: int, end: int) -> nnx.Module:
+    """Of a stacked module the layers [first, end)."""
+    if first == 0 and end == _count(layers):
+        return layers
+    graphdef, params = nnx.split(layers)
+    return nnx.merge(graphdef, jax.tree.map(lambda a: a[first:end], params))
 
 
 def _count(layers: nnx.Module) -> int:

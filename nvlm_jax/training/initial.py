@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from nvlm_jax.config import ConfigError, ModelConfig, RunConfig, to_mapping
+from nvlm_jax.config import ConfigError, CrossAttentionConfig, ModelConfig, RunConfig, to_mapping
 from nvlm_jax.convert import open_part, place_part
 from nvlm_jax.models.build import Model, abstract_model, build_model
 from nvlm_jax.parallel.sharding import path_text
@@ -52,7 +52,7 @@ def initial_model(config: RunConfig, mesh: Mesh | None = None) -> Model:
         log.debug("%s %s %s", "loaded" if path in loaded else "fresh ", "/".join(path), tuple(leaf.shape))
     values = {**loaded, **fresh}
     if config.init.cross_attention:
-        values |= _gated_layers(values, target, config.model.cross_attention.every)
+        values |= _gated_layers(values, target, config.model.cross_attention)
     flat = [(path, variable.replace(values[path])) for path, variable in variables.items()]
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
@@ -138,21 +138,23 @@ def _check_fit(found: dict[Path, Any], wanted: dict[Path, Any], source: str, key
         raise ConfigError(f"{key}: the parameters of {source} do not fit this model:\n  " + "\n  ".join(faults))
 
 
-def _gated_layers(values: dict[Path, jax.Array], target: dict[Path, Any], every: int) -> dict[Path, jax.Array]:
+def _gated_layers(
+    values: dict[Path, jax.Array], target: dict[Path, Any], cross: CrossAttentionConfig
+) -> dict[Path, jax.Array]:
     """Norms, attention and feed-forward of the decoder layer behind each gated one; gates stay as they are.
 
     What the decoder's heads look for in a text they then look for in the image tokens, and the projector is all that
     has to be learned from nothing. A decoder's keys and values are of normed states and image tokens come as they are,
     so the norm's scale goes into both. (Not of the paper, which does not say what these layers start from.)
     """
-    copied = {}
-    scale = values["decoder", "layers", "norm1", "scale"][::every, :, None]
+    copied, behind = {}, slice(cross.place, None, cross.every)
+    scale = values["decoder", "layers", "norm1", "scale"][behind, :, None]
     for path, leaf in target.items():
         if path[:2] != ("cross_attention", "layers"):
             continue
         inner = ("attention", *path[2:]) if path[2] in ("q", "k", "v", "out") else path[2:]
         if (source := ("decoder", "layers", *inner)) in values:
-            array = values[source][::every] * (scale if path[2:] in (("k", "kernel"), ("v", "kernel")) else 1)
+            array = values[source][behind] * (scale if path[2:] in (("k", "kernel"), ("v", "kernel")) else 1)
             copied[path] = jax.device_put(_cast(array, leaf.dtype), leaf.sharding)
     return copied
 

@@ -166,6 +166,18 @@ def test_cached_greedy_decoding_equals_the_full_forward_token_for_token(arch, mo
     programs_for.cache_clear()
 
 
+@pytest.mark.slow
+def test_gated_layers_at_another_place_answer_as_the_full_forward_does(monkeypatch):
+    model, prompts = nnx.clone(make_model("x")), make_prompts("x")
+    model.cross_attention.place = 1
+    expected = uncached_greedy(model, prompts, NEW)
+    assert expected != uncached_greedy(make_model("x"), prompts, NEW)
+    for least in (layers.LEAST_BYTES, 0):  # stacked, and one by one
+        monkeypatch.setattr(layers, "LEAST_BYTES", least)
+        assert ask(Engine(model, VOCAB, [END], slots=4, cache_tokens=1600), prompts, NEW) == expected
+    programs_for.cache_clear()
+
+
 @pytest.mark.parametrize("arch", ["x", "h"])
 def test_an_answer_sees_the_tile_that_its_prompt_ends_on(arch):
     """With `question_focus` a prompt's last tokens carry the number of the tile they read."""

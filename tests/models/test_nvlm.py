@@ -18,6 +18,7 @@ from nvlm_jax.inputs.packing import pack_batch
 from nvlm_jax.models.attention import CausalMask, TileMask
 from nvlm_jax.models.build import abstract_model, build_model, parameter_counts
 from nvlm_jax.training.loss import token_nll
+from tests import tiny
 
 TOKENIZER = "nvlm_jax/assets/tiny"
 TILE, ROOM, TILES = 32, 512, 20
@@ -90,6 +91,25 @@ def test_shut_gates_leave_the_text_backbone_bit_for_bit(arch):
     np.testing.assert_array_equal(fresh, backbone)
     model.cross_attention = cross
     assert np.abs(all_logits(open_gates(model), batch) - backbone).max() > 1e-3  # the comparison can fail
+
+
+@pytest.mark.parametrize("arch", ["x", "h"])
+def test_a_gated_layer_at_another_place_is_one_of_every_layer_with_the_others_shut(arch):
+    config = tiny.make_model_config(arch)
+    each = tiny.make_model(config)  # a gated layer before both decoder layers
+    gated = each.cross_attention.layers
+    for gate in (gated.attention_gate, gated.mlp_gate):
+        gate[...] = gate[...].at[0].set(0.0)
+    cross = dataclasses.replace(config.cross_attention, every=2, place=1)
+    one = tiny.make_model(dataclasses.replace(config, cross_attention=cross))
+    second = jax.tree.map(lambda a: a[1:], nnx.state(gated))
+    nnx.update(one.cross_attention.layers, second)
+    nnx.update(one, nnx.state(each, lambda path, _: path[:2] != ("cross_attention", "layers")))
+    batch = tiny.make_batch(config, 2, seed=3)
+    expected = all_logits(each, batch)
+    np.testing.assert_allclose(all_logits(one, batch), expected, atol=2e-5)
+    one.cross_attention.place = 0
+    assert np.abs(all_logits(one, batch) - expected).max() > 1e-3  # the comparison can fail
 
 
 @pytest.mark.parametrize("arch", ["d", "x", "h"])

@@ -38,23 +38,28 @@ def test_the_model_of_a_previous_stage(runs, caplog):
     assert "loaded decoder/layers/attention/q/kernel (2, 32, 32)" in caplog.text and "fresh  " not in caplog.text
 
 
-def test_gated_layers_that_begin_as_the_decoder_layers_behind_them():
+@pytest.mark.parametrize(("every", "place"), [(1, 0), (2, 1)])
+def test_gated_layers_that_begin_as_the_decoder_layers_behind_them(every, place):
     """With the shipped tiny LLM, whose norms are trained."""
-    config = from_mapping(RunConfig, get_config("arch=x,size=tiny,stage=pretrain").to_dict())
+    mapping = get_config("arch=x,size=tiny,stage=pretrain")
+    mapping.model.cross_attention.every, mapping.model.cross_attention.place = every, place
+    config = from_mapping(RunConfig, mapping.to_dict())
     found = arrays(initial_model(config))
     pairs = {("q",): ("attention", "q"), ("out",): ("attention", "out"), ("norm1",): ("norm1",), ("norm2",): ("norm2",)}
     pairs |= {("k",): ("attention", "k"), ("v",): ("attention", "v"), ("mlp", "down"): ("mlp", "down")}
-    norm = found["decoder", "layers", "norm1", "scale"]
+    norm = found["decoder", "layers", "norm1", "scale"][place::every]
     assert np.ptp(norm) > 0.1
     for gated, behind in pairs.items():
         name = "scale" if "norm" in gated[0] else "kernel"
         copy, source = found["cross_attention", "layers", *gated, name], found["decoder", "layers", *behind, name]
+        source = source[place::every]
         # Keys and values are of image tokens as they come; the decoder's are of normed states.
         np.testing.assert_array_equal(copy, source * norm[:, :, None] if gated in (("k",), ("v",)) else source)
     cross = config.model.cross_attention
     gates = found["cross_attention", "layers", "attention_gate"]
-    np.testing.assert_allclose(gates, [cross.gate_init] * 3 + [cross.last_gate_init], rtol=1e-6)
-    np.testing.assert_allclose(found["cross_attention", "layers", "mlp_gate"], [cross.gate_init] * 4, rtol=1e-6)
+    np.testing.assert_allclose(gates, [cross.gate_init] * (4 // every - 1) + [cross.last_gate_init], rtol=1e-6)
+    shut = [cross.gate_init] * (4 // every)
+    np.testing.assert_allclose(found["cross_attention", "layers", "mlp_gate"], shut, rtol=1e-6)
 
 
 def test_dtypes_are_those_of_the_step(runs):
