@@ -42,10 +42,9 @@ class Difference:
     low: float | None
     high: float | None
     p_value: float | None
-    test: str  # t over seeds | McNemar over questions | none
+    test: str  # t over seeds | McNemar over questions | none, with the reason
     seeds: int
     adjusted: float | None = None  # the p-value after Holm's correction
-    needed: int | None = None  # seeds at which an interval as wide would not hold 0; None = more than MOST_SEEDS
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -81,7 +80,7 @@ def difference(base: Mapping[int, float], other: Mapping[int, float], names: tup
     if not spread and centre:  # no variance to judge by: seeds that share their few questions, most likely
         return Difference(centre, None, None, None, "none: all seeds differ by the same", len(gains))
     p_value = float(scipy.stats.ttest_1samp(gains, 0.0).pvalue) if spread else 1.0
-    return Difference(centre, low, high, p_value, "t over seeds", len(gains), needed=seeds_needed(centre, spread))
+    return Difference(centre, low, high, p_value, "t over seeds", len(gains))
 
 
 def by_questions(base: Mapping[str, float], other: Mapping[str, float]) -> Difference | None:

@@ -1,11 +1,11 @@
 """The directory of a run and the record of what it runs.
 
-config.json     resolved config, git commit, library versions, kind of device
-checkpoints/    one folder a step
-frozen/         parameters that are not trained, once
-broken/         checkpoints that could not be read, moved aside
-metrics.jsonl   one line a step
-tensorboard/    event files
+    config.json     resolved config, git commit, library versions, kind of device
+    checkpoints/    one folder a step
+    frozen/         parameters that are not trained, once
+    broken/         checkpoints that could not be read, moved aside
+    metrics.jsonl   one line a step
+    tensorboard/    event files
 """
 
 from __future__ import annotations
