@@ -164,13 +164,13 @@ def mixed_questions(count: int) -> list[Question]:
 
 def together(model: LoadedModel, load: Load) -> Answers:
     """All at once, by an engine that has seen nothing before."""
-    engine = model.make_engine(SLOTS)
+    engine = model.make_engine(SLOTS, layers_apart=True)
     return [answer.tokens for answer in engine.generate(Request(example, load.tokens) for example in load.examples)]
 
 
 def one_at_a_time(model: LoadedModel, load: Load) -> Answers:
     """Each when the one before is answered, by an engine that has seen nothing before."""
-    engine: Engine = model.make_engine(1)
+    engine: Engine = model.make_engine(1, layers_apart=True)
     return [engine.generate([Request(example, load.tokens)])[0].tokens for example in load.examples]
 
 

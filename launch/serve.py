@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step it takes
     try:
         model = nvlm_jax.load(CHECKPOINT.value, DTYPE.value, int8=INT8.value)
-        engine, builder = model.make_engine(SLOTS.value, CACHE.value), model.builder
+        engine, builder = model.make_engine(SLOTS.value, CACHE.value, layers_apart=True), model.builder
     except (CheckpointError, ConfigError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     settings = Settings(

@@ -209,7 +209,7 @@ class LoadedModel:
         """What `generate` uses: one conversation at a time."""
         return self.make_engine(slots=1)
 
-    def make_engine(self, slots: int, cache_tokens: int = 0) -> Engine:
+    def make_engine(self, slots: int, cache_tokens: int = 0, layers_apart: bool = False) -> Engine:
         """An engine of its own for many conversations at once. Arguments as of `Engine`.
 
         Raises:
@@ -222,7 +222,7 @@ class LoadedModel:
             ends = ends or [self.builder.tokenizer.special(self.inputs.end_token)]
         if not ends:
             raise ValueError("the checkpoint does not say which token ends an answer; give end_token_ids to load()")
-        return Engine(self.model, vocabulary, list(ends), slots, cache_tokens)
+        return Engine(self.model, vocabulary, list(ends), slots, cache_tokens, layers_apart)
 
     def _given(self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None) -> Example:
         tokenizer = self.builder.tokenizer if self.inputs.tokenizer else None

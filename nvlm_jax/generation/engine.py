@@ -51,7 +51,15 @@ TILES_OF_CALL = (4, 32)  # numbers of tiles that are looked at in one call
 class Engine:
     """Decodes with one model, whose programs all its engines share. For one thread at a time."""
 
-    def __init__(self, model: NVLM, vocab_size: int, end_ids: Sequence[int], slots: int = 32, cache_tokens: int = 0):
+    def __init__(
+        self,
+        model: NVLM,
+        vocab_size: int,
+        end_ids: Sequence[int],
+        slots: int = 32,
+        cache_tokens: int = 0,
+        layers_apart: bool = False,
+    ):
         """
         Args:
             model: real parameters in any dtype.
@@ -60,6 +68,8 @@ class Engine:
             slots: requests that are decoded together.
             cache_tokens: tokens of all requests, prompts and answers, whose keys and values are kept at once. 0 = as
                 many as `slots` of the longest request so far need.
+            layers_apart: compile a small model's layers one by one, as those of larger decoders are: the programs take
+                longer to compile and less time to run. For many requests.
 
         Raises:
             ValueError: no end token, one that the vocabulary does not have, no slot.
@@ -80,7 +90,7 @@ class Engine:
         self._store, mesh = empty_store(self.config, pages, 1), mesh_of(self._params)
         self._shardings = None if mesh is None else store_shardings(self._store, mesh)
         full = self.config.dtype == "float32"
-        self._programs = programs_for(graphdef, tree, vocab_size, self._end_ids, full, self._shardings)
+        self._programs = programs_for(graphdef, tree, vocab_size, self._end_ids, full, layers_apart, self._shardings)
         self._store = self._placed(self._store)
         self._waiting: deque[Work] = deque()
         self._working: list[Work] = []

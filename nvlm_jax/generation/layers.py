@@ -35,11 +35,11 @@ class Layer(NamedTuple):
 Layers = list[Layer] | None  # None = in a loop
 
 
-def layers_of(model: NVLM, most: int) -> Layers:
-    """The model's layers; None where they stay in a loop: more than `most`, of fewer than `LEAST_BYTES`, or in 8 bits,
+def layers_of(model: NVLM, most: int, least_bytes: int) -> Layers:
+    """The model's layers; None where they stay in a loop: more than `most`, of fewer than `least_bytes`, or in 8 bits,
     which are turned back in it."""
     count = model.config.decoder.layers
-    small = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model.decoder.layers))) < count * LEAST_BYTES
+    small = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model.decoder.layers))) < count * least_bytes
     own = None if count > most or small else _apart(model.decoder.layers)
     if own is None:
         return None

@@ -16,7 +16,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from nvlm_jax.generation.layers import MOST_CHOOSING, MOST_READING, extend, joined_layers, layers_of, split_layers
+from nvlm_jax.generation.layers import (
+    LEAST_BYTES,
+    MOST_CHOOSING,
+    MOST_READING,
+    extend,
+    joined_layers,
+    layers_of,
+    split_layers,
+)
 from nvlm_jax.generation.sampling import Chosen, Draws, choose
 from nvlm_jax.generation.store import PAGE, Store, read_pages, read_tiles, write_pages, write_tokens
 from nvlm_jax.models.axes import split_by_compiler
@@ -61,10 +69,11 @@ def programs_for(
     vocab_size: int,
     end_ids: tuple[int, ...],
     full: bool,
+    apart: bool,
     shardings: Store | None,
 ) -> Programs:
     """The programs for all engines of such models: compiled once."""
-    return Programs(graphdef, tree, vocab_size, end_ids, full, shardings)
+    return Programs(graphdef, tree, vocab_size, end_ids, full, apart, shardings)
 
 
 class Programs:
@@ -77,6 +86,7 @@ class Programs:
         vocab_size: int,
         end_ids: tuple[int, ...],
         full: bool,
+        apart: bool,
         shardings: Store | None,
     ):
         """
@@ -86,10 +96,12 @@ class Programs:
             vocab_size: ids of the tokenizer.
             end_ids: tokens that end an answer.
             full: matrix products of float32 have full precision on every device.
+            apart: the layers one by one, however small they are.
             shardings: of the store on a mesh; None = one device.
         """
         self._graphdef, self._tree = graphdef, tree
         self._vocab_size, self._end_ids, self._full = vocab_size, end_ids, full
+        self._apart, self._least_bytes = apart, 0 if apart else LEAST_BYTES
         whole = shardings and NamedSharding(shardings.pages.keys.mesh, PartitionSpec())
         self.see = self._compiled(self._see, shardings)
         self.read = self._compiled(self._read, shardings and (shardings, whole), "greedy", "alternatives")
@@ -110,7 +122,8 @@ class Programs:
 
     def _model(self, params: list[jax.Array]) -> NVLM:
         model = nnx.merge(self._graphdef, jax.tree.unflatten(self._tree, params))
-        model.decoder.unroll = model.vision.unroll = 1
+        few = self._apart and model.config.vision.layers <= MOST_READING
+        model.decoder.unroll, model.vision.unroll = 1, model.config.vision.layers if few else 1
         return model
 
     def _see(
@@ -150,7 +163,7 @@ class Programs:
             named = (piece.tag_tile[:, :, None] == 0) | (piece.tag_tile[:, :, None] == number)
             seen = (tiles.places > 0)[:, None] & (tiles.starts[:, None] <= index[:, :, None]) & named
             memory = ImageMemory(None, seen, *read_tiles(store.tiles, tiles.places))
-        layers = layers_of(model, MOST_READING)
+        layers = layers_of(model, MOST_READING, self._least_bytes)
         past = split_layers(read_pages(store.pages, piece.past), layers)
         last = jnp.maximum(piece.length - 1, 0)
         hidden, fresh = extend(model, layers, x, index, mask, past, None, memory, last)
@@ -174,7 +187,7 @@ class Programs:
         The cache is read once for all of them; the latest tokens are written at the end.
         """
         model = self._model(params)
-        layers = layers_of(model, MOST_CHOOSING)
+        layers = layers_of(model, MOST_CHOOSING, self._least_bytes)
         past = read_pages(store.pages, rows.pages)
         layer_count, count, heads, places, width = past.keys.shape
         seen = jnp.arange(places) < rows.length[:, None]

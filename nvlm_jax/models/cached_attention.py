@@ -21,6 +21,7 @@ class Keys(NamedTuple):
     keys: jax.Array  # [B, K, M, h]
     values: jax.Array  # [B, K, M, h]
     visible: jax.Array  # bool [B, S, M] or [B, 1, M]
+    skippable: bool = False  # often no query sees any of them, as what precedes the first piece of a prompt
 
 
 class Part(NamedTuple):
@@ -42,7 +43,7 @@ def attend_over(q: jax.Array, places: Sequence[Keys]) -> jax.Array:
         [B, S, H, h] in the dtype of q; exactly zero where a query sees nothing.
     """
     grouped = rearrange(q * q.shape[-1] ** -0.5, "b s (k g) h -> b k g s h", k=places[0].keys.shape[1])
-    parts = [_part(grouped, place) for place in places if place.keys.shape[2]]
+    parts = [_part_or_nothing(grouped, place) for place in places if place.keys.shape[2]]
     out = parts[0]
     for part in parts[1:]:
         out = _joined(out, part)
@@ -50,19 +51,27 @@ def attend_over(q: jax.Array, places: Sequence[Keys]) -> jax.Array:
     return rearrange(found, "b k g s h -> b s (k g) h").astype(q.dtype)
 
 
-def _part(q: jax.Array, place: Keys) -> Part:
-    count = place.keys.shape[2]
+def _part_or_nothing(q: jax.Array, place: Keys) -> Part:
+    if not place.skippable or q.shape[3] == 1:  # one query is quicker answered than asked about
+        return _part(q, *place[:3])
+    return jax.lax.cond(place.visible.any(), _part, lambda q, *_: _nothing(q), q, *place[:3])
+
+
+def _part(q: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> Part:
+    count = keys.shape[2]
     if q.shape[3] * count <= DENSE_LIMIT or count % BLOCK:
-        return _block(q, *place)
+        return _block(q, keys, values, visible)
 
     def step(part: Part, start: jax.Array) -> tuple[Part, None]:
-        keys, values = (jax.lax.dynamic_slice_in_dim(x, start, BLOCK, axis=2) for x in place[:2])
-        visible = jax.lax.dynamic_slice_in_dim(place.visible, start, BLOCK, axis=2)
-        return _joined(part, _block(q, keys, values, visible)), None
+        cut = (jax.lax.dynamic_slice_in_dim(x, start, BLOCK, axis=2) for x in (keys, values, visible))
+        return _joined(part, _block(q, *cut)), None
 
-    shape = q.shape[:-1]
-    nothing = Part(jnp.full((*shape, 1), MASKED / 2), jnp.zeros((*shape, 1)), jnp.zeros(q.shape))
-    return jax.lax.scan(step, nothing, jnp.arange(0, count, BLOCK))[0]
+    return jax.lax.scan(step, _nothing(q), jnp.arange(0, count, BLOCK))[0]
+
+
+def _nothing(q: jax.Array) -> Part:
+    shape = (*q.shape[:-1], 1)
+    return Part(jnp.full(shape, MASKED / 2), jnp.zeros(shape), jnp.zeros(q.shape))
 
 
 def _block(q: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> Part:

@@ -76,7 +76,7 @@ class GatedCrossAttention(nnx.Module):
         q = constrain(q, "rows", "places", "heads", None)
         per_tile = keys.shape[2 if kept else 1] // visible.shape[2]
         if kept:
-            out = attend_over(q, [Keys(keys, values, jnp.repeat(visible, per_tile, axis=2))])
+            out = attend_over(q, [Keys(keys, values, jnp.repeat(visible, per_tile, axis=2), skippable=True)])
         else:
             out = attend(q, keys, values, TileKeys(visible, per_tile, mask))
         out = constrain(out, "rows", "places", "heads", None)

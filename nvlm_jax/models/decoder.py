@@ -92,7 +92,7 @@ class SelfAttention(nnx.Module):
                 pairs = zip(cache.fresh, fresh, strict=True)
                 write = jax.lax.dynamic_update_slice_in_dim
                 fresh = KeyValues(*(write(a, b.astype(a.dtype), mask.offset, 2) for a, b in pairs))
-            earlier = [] if cache.past is None else [Keys(*cache.past, mask.past[:, None])]
+            earlier = [] if cache.past is None else [Keys(*cache.past, mask.past[:, None], skippable=True)]
             out = attend_over(q, [*earlier, Keys(*fresh, mask.fresh)])
         out = constrain(out, "rows", "places", "heads", None)
         return constrain(self.out(rearrange(out, "b s n h -> b s (n h)")), "rows", "between", None), fresh

@@ -9,9 +9,8 @@ import pytest
 from flax import nnx
 
 from nvlm_jax.config import CrossAttentionConfig, DecoderConfig, ModelConfig, VisionConfig
-from nvlm_jax.generation import layers, work
+from nvlm_jax.generation import work
 from nvlm_jax.generation.engine import Engine, part_of
-from nvlm_jax.generation.programs import programs_for
 from nvlm_jax.generation.request import GREEDY, Request
 from nvlm_jax.generation.sampling import Sampling
 from nvlm_jax.inputs.batch import THUMBNAIL, Example
@@ -160,10 +159,8 @@ def test_cached_greedy_decoding_equals_the_full_forward_token_for_token(arch, mo
     assert any(len(set(answer)) > 4 for answer in expected)  # answers that a mistake would change
     assert ask(engine(arch), prompts, NEW) == expected
     assert ask(engine(arch), prompts[::-1], NEW) == expected[::-1]  # from what was kept
-    monkeypatch.setattr(layers, "LEAST_BYTES", 0)  # the layers one by one, as of larger models
-    programs_for.cache_clear()
-    assert ask(make_engine(arch), prompts, NEW) == expected
-    programs_for.cache_clear()
+    apart = Engine(make_model(arch), VOCAB, [END], slots=4, cache_tokens=1600, layers_apart=True)
+    assert ask(apart, prompts, NEW) == expected
 
 
 @pytest.mark.slow
@@ -172,10 +169,9 @@ def test_gated_layers_at_another_place_answer_as_the_full_forward_does(monkeypat
     model.cross_attention.place = 1
     expected = uncached_greedy(model, prompts, NEW)
     assert expected != uncached_greedy(make_model("x"), prompts, NEW)
-    for least in (layers.LEAST_BYTES, 0):  # stacked, and one by one
-        monkeypatch.setattr(layers, "LEAST_BYTES", least)
-        assert ask(Engine(model, VOCAB, [END], slots=4, cache_tokens=1600), prompts, NEW) == expected
-    programs_for.cache_clear()
+    for apart in (False, True):
+        held = Engine(model, VOCAB, [END], slots=4, cache_tokens=1600, layers_apart=apart)
+        assert ask(held, prompts, NEW) == expected
 
 
 @pytest.mark.parametrize("arch", ["x", "h"])
