@@ -16,7 +16,7 @@ import sys
 from absl import app, flags
 
 from nvlm_jax.config import ConfigError
-from nvlm_jax.sweeps import claims, compare, page, rows, store, variants
+from nvlm_jax.sweeps import claims, compare, page, rows, store, sweep_file
 
 SWEEP = flags.DEFINE_string("sweep", None, "directory of a sweep")
 OUT = flags.DEFINE_string("out", None, "the page", required=True)
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("expected --sweep=DIR or --claims=DIR, and --out=FILE")
     try:
         problems = sweep_report() if SWEEP.value else claims_page()
-    except (compare.MissingSeed, variants.SweepError, ConfigError, ValueError) as error:
+    except (compare.MissingSeed, sweep_file.SweepError, ConfigError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if problems:
         sys.exit("not compared:\n  " + "\n  ".join(problems))
@@ -59,7 +59,7 @@ def sweep_report() -> list[str]:
 def claims_page() -> list[str]:
     """The page of all claims."""
     files = sorted(pathlib.Path(FILES.value).glob("claim_*.py"))
-    known = [variants.load_module(file).CLAIM for file in files]
+    known = [sweep_file.load_module(file).CLAIM for file in files]
     records = claims.read_records(pathlib.Path(CLAIMS.value))
     out = pathlib.Path(OUT.value)
     out.write_text(claims.page(sorted(known, key=lambda claim: claim.number), records), encoding="utf-8")

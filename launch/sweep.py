@@ -32,7 +32,7 @@ from nvlm_jax.config import ConfigError
 from nvlm_jax.planning import search as planning
 from nvlm_jax.planning.chips import Chip
 from nvlm_jax.planning.compile import planned_devices
-from nvlm_jax.sweeps import budgets, cluster, store, tables, variants
+from nvlm_jax.sweeps import budgets, cluster, store, sweep_file, tables, variants
 from nvlm_jax.sweeps.runner import RESOLVED, Runner, Stopped
 from nvlm_jax.sweeps.search import SEARCHES, Search, ended, failed
 
@@ -46,14 +46,14 @@ PARALLEL = flags.DEFINE_integer(
 DEVICES = flags.DEFINE_list("devices", [], "values of CUDA_VISIBLE_DEVICES that parallel runs take in turn")
 DRY = flags.DEFINE_bool("dry_run", False, "print the plan (and write the cluster's file), run nothing")
 TOPOLOGY = flags.DEFINE_string("topology", "", "with --dry_run: a slice such as v5p:4x4x8, to plan chip-hours for")
-MATCH = flags.DEFINE_enum("match", None, variants.MATCHES, "the budget that variants share; default: the file's MATCH")
+MATCH = flags.DEFINE_enum("match", None, sweep_file.MATCHES, "what variants share; default: the file's MATCH")
 SCALE = flags.DEFINE_float("steps_scale", 1.0, "times the steps of each stage, for a trial", lower_bound=0.0001)
 ONLY = flags.DEFINE_integer("only", None, "run this one of the plan's runs, counted from 0", lower_bound=0)
 SEARCH = flags.DEFINE_enum("search", None, SEARCHES, "let Optuna choose what search(trial) of the file suggests")
 TRIALS = flags.DEFINE_integer("trials", 20, "of the search, earlier ones included", lower_bound=1)
 OPTIONS = flags.DEFINE_string("cluster", None, "YAML file with the cluster's options; see docs/sweeps.md")
 
-EXPECTED = (ConfigError, DatasetError, PlanError, variants.SweepError, cluster.SubmitError, Stopped)
+EXPECTED = (ConfigError, DatasetError, PlanError, sweep_file.SweepError, cluster.SubmitError, Stopped)
 CLUSTER = {
     "python": "python",
     "root": ".",
@@ -110,12 +110,12 @@ def sweep() -> Sequence[str]:
     if DRY.value:
         return ()
     if not pathlib.Path(RESOLVED).exists():
-        raise variants.SweepError(f"start it in the repository's root; there is no {RESOLVED} here")
+        raise sweep_file.SweepError(f"start it in the repository's root; there is no {RESOLVED} here")
     runs = store.runs_of(plan, WORKDIR.value)
     store.check_same(plan, WORKDIR.value)
     if ONLY.value is not None:
         if ONLY.value >= len(runs):
-            raise variants.SweepError(f"--only={ONLY.value}: the plan has runs 0 to {len(runs) - 1}")
+            raise sweep_file.SweepError(f"--only={ONLY.value}: the plan has runs 0 to {len(runs) - 1}")
         runs = runs[ONLY.value : ONLY.value + 1]
     sweep_data.prepare(plan)
     if ONLY.value is None:  # a task of a cluster learns it from its own run
@@ -128,7 +128,7 @@ def sweep() -> Sequence[str]:
     return report(runner, failures, runs)
 
 
-def chip_hours(plan: variants.Sweep, chip: Chip, devices: list[Any]) -> dict[str, float]:
+def chip_hours(plan: sweep_file.Sweep, chip: Chip, devices: list[Any]) -> dict[str, float]:
     """Of one seed of each variant, counted by hand as `launch.plan --search` does before it compiles.
 
     Raises:
@@ -140,16 +140,16 @@ def chip_hours(plan: variants.Sweep, chip: Chip, devices: list[Any]) -> dict[str
             stages = variant.stages.values()
             found[variant.name] = sum(planning.chip_hours(config, chip, devices) for config in stages)
         except ConfigError as error:
-            raise variants.SweepError(f"--topology={TOPOLOGY.value}: {variant.name}: {error}") from error
+            raise sweep_file.SweepError(f"--topology={TOPOLOGY.value}: {variant.name}: {error}") from error
     return found
 
 
 def search() -> Sequence[str]:
     """Run a file's `search(trial)` by Optuna; labels of failed runs."""
-    module = variants.load_module(CONFIG.value)
-    settings = variants.read_settings(module, CONFIG.value)
+    module = sweep_file.load_module(CONFIG.value)
+    settings = sweep_file.read_settings(module, CONFIG.value)
     if BACKEND.value != "local" or DRY.value:
-        raise variants.SweepError("--search: runs here (--backend=local), and has no plan to print before it")
+        raise sweep_file.SweepError("--search: runs here (--backend=local), and has no plan to print before it")
     check_no_plan()
     sweep_data.check_evaluations(settings)
     runner = make_runner()
@@ -170,7 +170,7 @@ def check_no_plan() -> None:
         "only": (ONLY.value, "trials have no numbers before they begin; --trials says how many"),
     }
     if faults := [f"--{name}={value}: {text}" for name, (value, text) in instead.items() if value is not None]:
-        raise variants.SweepError("--search does not go with these:\n  " + "\n  ".join(faults))
+        raise sweep_file.SweepError("--search does not go with these:\n  " + "\n  ".join(faults))
 
 
 def make_runner() -> Runner:
@@ -206,17 +206,17 @@ def read_options() -> dict[str, Any]:
     try:
         given = yaml.safe_load(pathlib.Path(OPTIONS.value).read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise variants.SweepError(f"--cluster={OPTIONS.value}: cannot be read: {error}") from error
+        raise sweep_file.SweepError(f"--cluster={OPTIONS.value}: cannot be read: {error}") from error
     if not isinstance(given, dict):
-        raise variants.SweepError(f"--cluster={OPTIONS.value}: holds no `option: value` lines; see docs/sweeps.md")
+        raise sweep_file.SweepError(f"--cluster={OPTIONS.value}: holds no `option: value` lines; see docs/sweeps.md")
     return given
 
 
-def submit(plan: variants.Sweep) -> None:
+def submit(plan: sweep_file.Sweep) -> None:
     """Write the cluster's file and hand it over."""
     given = read_options() if OPTIONS.value else {}
     if unknown := sorted(set(given) - set(CLUSTER)):
-        raise variants.SweepError(f"--cluster: no option {', '.join(unknown)}; there are {', '.join(CLUSTER)}")
+        raise sweep_file.SweepError(f"--cluster: no option {', '.join(unknown)}; there are {', '.join(CLUSTER)}")
     root = pathlib.Path(WORKDIR.value)
     store.open_sweep(plan, root)
     options = CLUSTER | given | {"parallel": PARALLEL.value, "workdir": WORKDIR.value}

@@ -14,7 +14,8 @@ from data_pipelines.records import DatasetError, RecordSource, read_manifest
 from data_pipelines.remote import is_remote
 from nvlm_jax.config import RunConfig
 from nvlm_jax.inputs.tokenizer import Tokenizer
-from nvlm_jax.sweeps.variants import CHAIN, Sweep, SweepError
+from nvlm_jax.sweeps.sweep_file import Sweep, SweepError
+from nvlm_jax.sweeps.variants import CHAIN
 
 INIT = ("vision", "llm", "projector", "checkpoint")
 TESTS = ("qa-test", "text-test")  # what launch.evaluate takes unless told otherwise

@@ -6,6 +6,7 @@ L/G decoder layers). Parameters are stacked [L, ...] either way, so the three ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from flax import nnx
 
 from nvlm_jax.config import DecoderConfig
 from nvlm_jax.models.attention import CausalMask, attend
-from nvlm_jax.models.axes import constrain
+from nvlm_jax.models.axes import constrain, split
 from nvlm_jax.models.cached_attention import Keys, attend_over
 from nvlm_jax.models.cross_attention import CrossAttention, ImageMemory
 from nvlm_jax.models.layers import (
@@ -144,6 +145,14 @@ class Decoder(nnx.Module):
         if self.head is not None:
             return self.head(hidden).astype(jnp.float32)
         return jnp.einsum("...d,vd->...v", hidden, self.embedding[...].astype(hidden.dtype)).astype(jnp.float32)
+
+    def logits_by_chunks(self) -> Callable[[jax.Array], jax.Array]:
+        """`logits`, for one part of the rows after the other: several devices bring the weights together once, here."""
+        if not split():
+            return self.logits
+        table = self.embedding[...].T if self.head is None else self.head.kernel[...]
+        table = constrain(table.astype(jnp.dtype(self.dtype)), None, "vocab")
+        return lambda hidden: (hidden @ table).astype(jnp.float32)
 
     def __call__(
         self,

@@ -11,6 +11,7 @@ no other branch on the architecture in the model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -90,6 +91,10 @@ class NVLM(nnx.Module):
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[..., D] -> float32 [..., V]."""
         return self.decoder.logits(hidden)
+
+    def logits_by_chunks(self) -> Callable[[jax.Array], jax.Array]:
+        """`logits`, for one part of the rows after the other."""
+        return self.decoder.logits_by_chunks()
 
     def see(self, tiles: jax.Array, tile_index: jax.Array) -> Seen:
         """Everything that generation needs of some tiles, whatever they belong to.

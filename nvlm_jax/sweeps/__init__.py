@@ -1,6 +1,6 @@
 """Many runs from one file: variants and their plan, running them, search, and what they show together.
 
-    variants.py   a sweep file's `sweep(add)` -> Variants, all checked, each named by what differs
+    sweep_file.py what a sweep's Python file says; variants.py: its variants, resolved, checked, named by what differs
     budgets.py    equal steps, samples or FLOPs
     store.py      the sweep's directory: plan, states; record.py, hparams.py: what a finished run leaves there
     runner.py     train -> evaluate -> results.json as processes on this machine; tables.py: plan and state to look at

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from nvlm_jax.config import RunConfig
 from nvlm_jax.models.flops import step_flops
-from nvlm_jax.sweeps.variants import MATCHES, Sweep, SweepError, Variant
+from nvlm_jax.sweeps.sweep_file import MATCHES, Sweep, SweepError, Variant
 
 SamplesPerStep = Callable[[RunConfig], float]
 

@@ -26,7 +26,7 @@ from nvlm_jax.evaluation import results as evaluation_results
 from nvlm_jax.sweeps import hparams
 from nvlm_jax.sweeps.record import collect, value
 from nvlm_jax.sweeps.store import FAILED, FINISHED, LOG, PRUNED, RESULTS, RUNNING, STOPPED, Run
-from nvlm_jax.sweeps.variants import SweepError
+from nvlm_jax.sweeps.sweep_file import SweepError
 from nvlm_jax.training.allocator import KEEP_MEMORY
 from nvlm_jax.training.workdir import flatten, write_atomically
 

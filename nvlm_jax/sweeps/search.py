@@ -29,7 +29,8 @@ from nvlm_jax.config import to_mapping
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.runner import Pruned, Runner
 from nvlm_jax.sweeps.store import FAILED, FINISHED, PRUNED, STUDY, Run, check_same, open_sweep, read_plan, read_runs
-from nvlm_jax.sweeps.variants import Check, Sweep, SweepError, Variant, call, make_variant, resolve
+from nvlm_jax.sweeps.sweep_file import Sweep, SweepError, Variant, call, make_variant
+from nvlm_jax.sweeps.variants import Check, resolve
 from nvlm_jax.training.telemetry import METRICS, read_metrics
 
 SEARCHES = ("tpe", "asha")

@@ -24,7 +24,8 @@ from typing import Any
 
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
 from nvlm_jax.sweeps.budgets import planned_flops
-from nvlm_jax.sweeps.variants import CHAIN, Sweep, SweepError, Variant, differences, digest, settings_table
+from nvlm_jax.sweeps.sweep_file import Sweep, SweepError, Variant
+from nvlm_jax.sweeps.variants import CHAIN, differences, digest, settings_table
 from nvlm_jax.training.steps import saved_steps
 from nvlm_jax.training.workdir import differences as lines_of_differences
 from nvlm_jax.training.workdir import write_atomically

@@ -12,7 +12,8 @@ from nvlm_jax.models.build import abstract_model, parameter_counts
 from nvlm_jax.sweeps.budgets import planned_flops
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.store import FAILED, RUNNING, STOPPED, WAITING, Run
-from nvlm_jax.sweeps.variants import Sweep, Variant, differences
+from nvlm_jax.sweeps.sweep_file import Sweep, Variant
+from nvlm_jax.sweeps.variants import differences
 from nvlm_jax.training.telemetry import METRICS, read_metrics
 
 SHOWN = 6  # differences of a variant that the plan's table lists

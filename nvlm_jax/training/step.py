@@ -78,7 +78,7 @@ def make_train_step(
 
     def loss(params: nnx.State, frozen: nnx.State, batch: Batch, total: jax.Array) -> tuple[jax.Array, Any]:
         model = nnx.merge(graphdef, params, frozen)
-        nll = token_nll(model.logits, model.hidden(batch), batch.targets, chunk)
+        nll = token_nll(model.logits_by_chunks(), model.hidden(batch), batch.targets, chunk)
         sums = group_sums(nll, batch.loss_weights, batch.loss_groups, group_count)
         return (nll * batch.loss_weights).sum() / total, sums
 

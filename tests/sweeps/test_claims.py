@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines import embedded
 from data_pipelines.loader import samples_per_step
-from nvlm_jax.sweeps import budgets, claims, compare, store, variants
+from nvlm_jax.sweeps import budgets, claims, compare, store, sweep_file, variants
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.runner import Runner
 from tests.fast_compile import FAST_COMPILE
@@ -51,7 +51,7 @@ def test_equal_samples_are_planned_from_the_data(tmp_path, monkeypatch, number):
 
 
 def test_the_committed_page_is_what_the_command_writes():
-    known = sorted((variants.load_module(file).CLAIM for file in FILES), key=lambda claim: claim.number)
+    known = sorted((sweep_file.load_module(file).CLAIM for file in FILES), key=lambda claim: claim.number)
     records = claims.read_records(ROOT / "docs/claims")
     text = claims.page(known, records)
     assert (ROOT / "docs/claims.md").read_text() == text

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from nvlm_jax.sweeps import budgets, tables
-from nvlm_jax.sweeps.variants import SweepError, load
+from nvlm_jax.sweeps.sweep_file import SweepError
+from nvlm_jax.sweeps.variants import load
 from tests.sweeps.files import write_sweep
 
 BODY = """

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from nvlm_jax.sweeps import store
 from nvlm_jax.sweeps.runner import Runner
 from nvlm_jax.sweeps.search import Search, ended, failed
-from nvlm_jax.sweeps.variants import SweepError, load_module, read_settings
+from nvlm_jax.sweeps.sweep_file import SweepError, load_module, read_settings
 from tests.sweeps.files import write_sweep
 
 TPE = """

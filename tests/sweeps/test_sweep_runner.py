@@ -11,7 +11,8 @@ import pytest
 
 from nvlm_jax.sweeps import store
 from nvlm_jax.sweeps.runner import Runner
-from nvlm_jax.sweeps.variants import SweepError, load
+from nvlm_jax.sweeps.sweep_file import SweepError
+from nvlm_jax.sweeps.variants import load
 from tests.sweeps.files import write_sweep
 
 TWO = """

@@ -8,8 +8,9 @@ import pytest
 
 from configs import resolved
 from nvlm_jax.config import ConfigError, to_mapping
-from nvlm_jax.sweeps import variants
-from nvlm_jax.sweeps.variants import SweepError, load
+from nvlm_jax.sweeps import sweep_file, variants
+from nvlm_jax.sweeps.sweep_file import SweepError
+from nvlm_jax.sweeps.variants import load
 from tests.sweeps.files import write_sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -149,7 +150,7 @@ def test_duplicates_are_named_with_what_was_asked(tmp_path):
 
 def test_the_flags_that_evaluations_may_set_exist():
     source = (ROOT / "launch/evaluate.py").read_text()
-    assert set(variants.EVALUATE_FLAGS) < set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
+    assert set(sweep_file.EVALUATE_FLAGS) < set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
 
 
 def test_a_resolved_file_as_a_config(tmp_path):
