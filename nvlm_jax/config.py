@@ -23,6 +23,7 @@ CROSS_ATTENTION_INITS = ("", "decoder")
 LOCAL_KINDS = ("", "slices", "gke")
 # Keys of earlier versions, as saved with checkpoints.
 RENAMED = {"joined_image_prefix": "joined_as_released_hf"}
+RETIRED = {"inputs.resize": "pillow"}  # that are gone, with the value that says what is always done now
 T = TypeVar("T")
 
 
@@ -339,6 +340,8 @@ def _build(cls: type, mapping: Any, prefix: str, faults: list[str]) -> Any:
     kwargs = {}
     for key, value in mapping.items():
         key = RENAMED.get(key, key)
+        if prefix + key in RETIRED and RETIRED[prefix + key] == value:
+            continue
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
             faults.append(f"{prefix}{key}: no such key; did you mean {prefix}{near[0]}?")
