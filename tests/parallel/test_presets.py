@@ -62,3 +62,18 @@ def test_tiles_spread_evenly_and_come_back():
     assert {shard.data.shape[0] for shard in flat.addressable_shards} == {3}
     assert flat.shape[0] == 24
     np.testing.assert_array_equal(back, tiles)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_loss_reads_the_vocabulary_as_the_head_does(tied):
+    config = make_run_config("d").model
+    config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, tied_embeddings=tied))
+    decoder, mesh = make_model(config).decoder, make_mesh(PRESETS["fsdp4-tp2"])
+    hidden = jax.random.normal(jax.random.key(1), (8, 4, config.decoder.width))
+
+    @jax.jit
+    def by_chunks(hidden):
+        with laid_out(mesh_layout(mesh)):
+            return decoder.logits_by_chunks()(hidden)
+
+    np.testing.assert_allclose(by_chunks(hidden), decoder.logits(hidden), rtol=1e-5, atol=1e-6)
