@@ -178,7 +178,7 @@ def draw_sweep(points: list[dict[str, Any]], path: Path) -> None:
         [line] = axes.plot([point["tiles"] for point in own], times, marker="o", label=f"NVLM-{arch.upper()}")
         growth = [times[0] * point["vision_flops"] / own[0]["vision_flops"] for point in own]
         axes.plot([point["tiles"] for point in own], growth, "--", color=line.get_color(), alpha=0.5)
-    axes.set(xlabel="tiles of an image (and its thumbnail from 2 on)", ylabel="ms a sample, forward and backward")
+    axes.set(xlabel="tiles of an image (and its thumbnail from 2 on)", ylabel="ms a sample, a training step")
     axes.legend(title="dashes: as the vision FLOPs grow")
     axes.set_ylim(bottom=0)
     figure.tight_layout()

@@ -19,7 +19,8 @@ from nvlm_jax.models.layers import Int8, turns
 from nvlm_jax.models.nvlm import NVLM
 
 # With more layers the programs take too long to compile, and the loop is used. Prompts are long: the loop costs them
-# little. Nor does it cost anything where a layer is so small that its copy stays in a processor's cache.
+# little. Small layers stay in it too, for a few questions take less time than compiling does, unless the engine is told
+# that there will be many (`layers_apart`).
 MOST_CHOOSING = 32
 MOST_READING = 8
 LEAST_BYTES = 4 * 2**20

@@ -197,7 +197,7 @@ class Decoder(nnx.Module):
                 return gated(x, *gated.keys_values(memory.media), memory.visible, memory.mask)
             return gated(x, *keys_values, memory.visible, kept=True)
 
-        def run(layers, x, cache, first=0, end=every):
+        def run(layers, x, cache, first, end):
             layers, cache = _cut(layers, first, end), jax.tree.map(lambda a: a[first:end], cache)
             return scan_layers(layers, layer_body, x, cache, remat=self.remat, unroll=self.unroll)
 
