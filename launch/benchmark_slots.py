@@ -67,7 +67,8 @@ def measure(config: RunConfig, slots: Sequence[int], prompt: int, new: int, seco
         reading = time.monotonic()
         engine.generate(Request(example, 1) for example in part)
         reading = time.monotonic() - reading
-    work = scaled(sample_work(config.model, prompt - _places(config.model), TILES, 1), most)
+    one = sample_work(config.model, prompt - _places(config.model), TILES, 1)._replace(trained=1)  # chosen behind it
+    work = scaled(one, most)
     flops = sum(useful_flops(config.model, (), work).values())
     found["reading"] = {
         "prompts": most,

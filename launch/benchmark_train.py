@@ -101,9 +101,9 @@ def batch_work(config: RunConfig, batch: Batch) -> Work:
     model, segments = config.model, np.asarray(batch.segment_ids)
     tokens, tiles = int((segments > 0).sum()), int((np.asarray(batch.tile_segment_ids) > 0).sum())
     lengths = np.concatenate([np.bincount(row)[1:] for row in segments])
-    pairs = float((lengths * (lengths + 1) / 2).sum())
+    pairs, trained = float((lengths * (lengths + 1) / 2).sum()), int((np.asarray(batch.loss_weights) > 0).sum())
     if model.cross_attention is None or not tiles:
-        return Work(tokens, tiles, pairs)
+        return Work(tokens, tiles, pairs, trained)
     memory = np.asarray(batch.tile_segment_ids)
     if model.arch == "h":
         memory = np.where(np.asarray(batch.tile_index) == THUMBNAIL, 0, memory)
@@ -113,7 +113,7 @@ def batch_work(config: RunConfig, batch: Batch) -> Work:
     tag = np.asarray(batch.tag_tile)[:, :, None]
     sees &= (tag == 0) | (tag == 1 + np.arange(memory.shape[1]))
     seen = float(sees.sum()) * keys_per_tile(model)
-    return Work(tokens, tiles, pairs, float((memory > 0).sum()), float(sees.any(axis=2).sum()), seen)
+    return Work(tokens, tiles, pairs, trained, float((memory > 0).sum()), float(sees.any(axis=2).sum()), seen)
 
 
 def report(found: dict[str, Any]) -> str:
@@ -190,7 +190,7 @@ def _rates(config: RunConfig, mesh: Any, work: Work, second: float, vision: floa
     data, rows, model = config.data, config.train.batch_rows, config.model
     useful = useful_flops(model, config.train.trainable, work)
     full = padded_work(model, rows, data.tokens_per_row, data.tiles_per_row)
-    full = full._replace(self_pairs=full.self_pairs / 2)
+    full = full._replace(self_pairs=full.self_pairs / 2, trained=work.trained)
     padded = sum(useful_flops(model, config.train.trainable, full).values())
     peak, source = _peak()
     peak *= mesh.size

@@ -26,6 +26,7 @@ class Work(NamedTuple):
     tokens: float  # places of the decoder
     tiles: float
     self_pairs: float  # of a query and a key in the decoder's self-attention, one layer
+    trained: float  # places whose logits the loss asks for
     memory_tiles: float = 0.0  # tiles that cross-attention reads
     cross_tokens: float = 0.0  # places that see any of them
     cross_pairs: float = 0.0  # of a query and an image key
@@ -58,6 +59,7 @@ def padded_work(model: ModelConfig, rows: int, places: int, tiles: int) -> Work:
         tokens=rows * places,
         tiles=rows * tiles,
         self_pairs=rows * places**2,
+        trained=rows * places,
         memory_tiles=rows * tiles if crosses else 0,
         cross_tokens=rows * places if crosses else 0,
         cross_pairs=rows * places * keys,
@@ -65,7 +67,8 @@ def padded_work(model: ModelConfig, rows: int, places: int, tiles: int) -> Work:
 
 
 def sample_work(model: ModelConfig, text: int, tiles: int, tag_tokens: int) -> Work:
-    """The work of one conversation with one image of `tiles` tiles (thumbnail included) at its beginning.
+    """The work of one conversation with one image of `tiles` tiles (thumbnail included) at its beginning, all of whose
+    places are trained: a loss that looks at fewer takes less than this says.
 
     Args:
         model: its architecture says how many places and keys the tiles take.
@@ -85,6 +88,7 @@ def sample_work(model: ModelConfig, text: int, tiles: int, tag_tokens: int) -> W
         tokens=length,
         tiles=tiles,
         self_pairs=length * (length + 1) / 2,
+        trained=length,
         memory_tiles=memory,
         cross_tokens=length if memory else 0,
         cross_pairs=(sees_all * memory * keys + tag_pairs) if memory else 0,
@@ -220,5 +224,5 @@ def _decoder(model: ModelConfig, work: Work) -> list[Term]:
         # The layer's last product: its result is only added, so going backward nobody asks for it again.
         Term(*here, d.layers * work.tokens * 2 * d.width * d.ff, again=False),
         Term(*here, d.layers * work.self_pairs * 4 * inner, weights=False),
-        Term("head", "decoder", work.tokens * 2 * d.width * d.vocab_size),
+        Term("head", "decoder", work.trained * 2 * d.width * d.vocab_size),
     ]

@@ -78,7 +78,8 @@ def make_train_step(
 
     def loss(params: nnx.State, frozen: nnx.State, batch: Batch, total: jax.Array) -> tuple[jax.Array, Any]:
         model = nnx.merge(graphdef, params, frozen)
-        nll = token_nll(model.logits_by_chunks(), model.hidden(batch), batch.targets, chunk)
+        wanted = batch.loss_weights > 0
+        nll = token_nll(model.logits_by_chunks(), model.hidden(batch), batch.targets, wanted, chunk)
         sums = group_sums(nll, batch.loss_weights, batch.loss_groups, group_count)
         return (nll * batch.loss_weights).sum() / total, sums
 

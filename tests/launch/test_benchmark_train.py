@@ -17,11 +17,11 @@ def test_rows_hold_what_they_should(arch, tiles):
     config = make_run_config(arch)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokens_per_row=48, tiles_per_row=6))
     batch, samples = synthetic_batch(config, text=8, tiles=tiles)
-    one = sample_work(config.model, text=8, tiles=tiles, tag_tokens=1)
+    one = sample_work(config.model, text=8, tiles=tiles, tag_tokens=1)._replace(trained=4)
     assert samples == 8 * min(48 // int(one.tokens), 6 // tiles if tiles else 99)
     assert (batch.segment_ids > 0).sum() == samples * one.tokens
     assert (batch.tile_segment_ids > 0).sum() == samples * tiles
-    assert (batch.loss_weights > 0).sum() == samples * 4
+    assert (batch.loss_weights > 0).sum() == samples * one.trained
     found = batch_work(config, batch)
     if tiles and arch != "d":
         # The closed form lets an H sample's thumbnail tag see the tiles as a text token does; so does the mask.

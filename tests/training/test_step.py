@@ -70,7 +70,12 @@ def test_loss_and_gradients_do_not_depend_on_how_the_batch_is_split(arch, tiny_r
 
 def mean_of_row_means(model, batch) -> float:
     """What a loss normalised row by row would be."""
-    nll = np.asarray(jax.jit(lambda batch: token_nll(model.logits, model.hidden(batch), batch.targets, 32))(batch))
+
+    @jax.jit
+    def of(batch):
+        return token_nll(model.logits, model.hidden(batch), batch.targets, batch.loss_weights > 0, 32)
+
+    nll = np.asarray(of(batch))
     rows = [np.average(n, weights=w) for n, w in zip(nll, batch.loss_weights, strict=True) if w.any()]
     return float(np.mean(rows))
 
