@@ -36,7 +36,7 @@ def page_tiles(sample: Sample, inputs: InputConfig, tile_size: int) -> Image.Ima
     """The sample's first image with the lines that it is cut along, then its tiles and thumbnail over their tags."""
     page = open_image(sample.images[0])
     cols, rows = grid = choose_grid(*page.size, inputs.max_tiles, tile_size)
-    tiles = cut_tiles(page, grid, tile_size, inputs.thumbnail)
+    tiles = cut_tiles(page, grid, tile_size, inputs.thumbnail, inputs.resize)
     tags = tile_tags(*grid, inputs.tile_tags, inputs.thumbnail_tag, tile_size, inputs.thumbnail)
     step, height = SIDE + GAP, rows * (SIDE + CAPTION + GAP) - GAP
     tiles_left = MARGIN + cols * SIDE + 4 * GAP

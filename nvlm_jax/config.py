@@ -18,12 +18,12 @@ ARCHS = ("d", "x", "h")
 TILE_TAGS = ("none", "1d", "grid", "box")
 TEMPLATES = ("chatml", "plain", "checkpoint", "dense")
 REMATS = ("none", "dots", "full")
+RESIZES = ("pillow", "opencv")
 LOSS_PERS = ("token", "sample", "sqrt")
 CROSS_ATTENTION_INITS = ("", "decoder")
 LOCAL_KINDS = ("", "slices", "gke")
 # Keys of earlier versions, as saved with checkpoints.
 RENAMED = {"joined_image_prefix": "joined_as_released_hf"}
-RETIRED = {"inputs.resize": "pillow"}  # that are gone, with the value that says what is always done now
 T = TypeVar("T")
 
 
@@ -111,6 +111,7 @@ class InputConfig:
     tile_tags: str = "1d"  # none | 1d | grid | box
     max_tiles: int = 6  # regular tiles of an image, without the thumbnail
     thumbnail: bool = True
+    resize: str = "pillow"  # pillow: the rule to the pixel | opencv: quicker, a few levels off (docs/performance.md)
     thumbnail_tag: str = "<tile_global_thumbnail>"  # <tile_global> with Yi
     image_token: str = "<|vision_pad|>"
     end_token: str = "<|im_end|>"
@@ -260,6 +261,7 @@ def run_faults(run: RunConfig) -> list[str]:
         (model.arch == "d" or cross is not None, f"model.cross_attention: arch {model.arch} needs it; it is None"),
         (inputs.max_tiles >= 1, f"inputs.max_tiles: {inputs.max_tiles} tiles an image; at least 1"),
         (inputs.tile_tags in TILE_TAGS, f"inputs.tile_tags: {inputs.tile_tags!r} is none of {', '.join(TILE_TAGS)}"),
+        (inputs.resize in RESIZES, f"inputs.resize: {inputs.resize!r} is none of {', '.join(RESIZES)}"),
         (inputs.template in TEMPLATES, f"inputs.template: {inputs.template!r} is none of {', '.join(TEMPLATES)}"),
         (model.remat in REMATS, f"model.remat: {model.remat!r} is none of {', '.join(REMATS)}"),
         (
@@ -340,8 +342,6 @@ def _build(cls: type, mapping: Any, prefix: str, faults: list[str]) -> Any:
     kwargs = {}
     for key, value in mapping.items():
         key = RENAMED.get(key, key)
-        if prefix + key in RETIRED and RETIRED[prefix + key] == value:
-            continue
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
             faults.append(f"{prefix}{key}: no such key; did you mean {prefix}{near[0]}?")

@@ -34,12 +34,6 @@ def test_there_and_back():
     assert from_mapping(RunConfig, to_mapping(config)) == config
 
 
-def test_what_an_earlier_version_saved_is_understood_where_nothing_changed():
-    config = from_mapping(RunConfig, changed())
-    assert from_mapping(RunConfig, changed(inputs__resize="pillow")) == config
-    assert "inputs.resize: no such key" in faults(changed(inputs__resize="opencv"))[0]
-
-
 def test_a_whole_number_may_stand_for_a_fraction():
     config = from_mapping(RunConfig, changed(optimizer__clip_norm=1))
     assert config.optimizer.clip_norm == 1.0 and isinstance(config.optimizer.clip_norm, float)

@@ -36,7 +36,7 @@ def _image(encoded: bytes, inputs: InputConfig, tile_size: int) -> dict[str, Any
     image = open_image(encoded)
     grid = choose_grid(*image.size, inputs.max_tiles, tile_size)
     tags = tile_tags(*grid, inputs.tile_tags, inputs.thumbnail_tag, tile_size, inputs.thumbnail)
-    tiles = cut_tiles(image, grid, tile_size, inputs.thumbnail)
+    tiles = cut_tiles(image, grid, tile_size, inputs.thumbnail, inputs.resize)
     return {
         "picture": data_uri(image),
         "width": image.width,

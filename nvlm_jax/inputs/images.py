@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from nvlm_jax.config import InputConfig, ModelConfig
+from nvlm_jax.inputs import fast_resize
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, THUMBNAIL, Sample
 from nvlm_jax.inputs.chat import count_placeholders
 from nvlm_jax.inputs.errors import BadSample, ImageError
@@ -41,6 +42,8 @@ class ImageBlocks:
     """Images -> tiles and token blocks, for one model."""
 
     def __init__(self, inputs: InputConfig, model: ModelConfig, tokenizer: Tokenizer):
+        if inputs.resize == "opencv":
+            fast_resize.require()
         self._inputs, self._model, self._tokenizer = inputs, model, tokenizer
         self._tile_size, self._n = model.vision.image_size, model.tokens_per_tile
         self._image_token = tokenizer.special(inputs.image_token)
@@ -109,7 +112,7 @@ class ImageBlocks:
                 continue
             try:
                 image = open_image(picture.image)
-                cut.append(cut_tiles(image, picture.grid, self._tile_size, self._inputs.thumbnail))
+                cut.append(cut_tiles(image, picture.grid, self._tile_size, self._inputs.thumbnail, self._inputs.resize))
             except ImageError as error:
                 raise _of_sample(error, sample_id, i) from error
         return cut[1] if len(cut) == 2 else np.concatenate(cut)

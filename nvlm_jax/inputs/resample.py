@@ -15,8 +15,9 @@ from collections.abc import Callable
 import numba
 import numpy as np
 import PIL
-import pyarrow
 from PIL import Image
+
+from nvlm_jax.inputs.memory import rgbx
 
 SUPPORT = 2.0  # pixels that the bicubic kernel reaches to each side
 POINT = 22  # bits of a weight after the binary point: 32, less 8 of a pixel and 2 for sums beyond its range
@@ -38,21 +39,12 @@ def resize(image: Image.Image, tiles: np.ndarray) -> None:
     """
     rows, cols, height, width, _ = tiles.shape
     fewer_rows, fewer_columns = image.height - rows * height, image.width - cols * width
-    pixels = _pixels(image)
+    pixels = rgbx(image).view(np.uint32)[..., 0]
     if DOWN_FIRST and fewer_rows > 2 * max(fewer_columns, 0):
         whole = _across(_down(pixels, rows * height), cols * width)
         tiles[:] = whole.reshape(rows, height, cols, width, 3).swapaxes(1, 2)
     else:
         _down_to(_across(pixels, cols * width), tiles.reshape(rows, cols, height, 3 * width))
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """uint32 [h, w]: Pillow's own memory, of four bytes a pixel, not copied where it is of one piece."""
-    try:
-        flat = pyarrow.array(image).flatten().to_numpy()
-    except ValueError:
-        flat = np.asarray(image.convert("RGBX")).reshape(-1)
-    return flat.view(np.uint32).reshape(image.height, image.width)
 
 
 def _across(image: np.ndarray, width: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 import numpy as np
 import PIL
+import pyarrow
 import pytest
 from PIL import Image
 
@@ -63,7 +64,7 @@ def test_the_order_of_the_passes_shows_in_the_pixels(monkeypatch, down_first):
 def test_a_large_image_whose_memory_is_of_several_pieces_is_read_too():
     image, tiles = noise(2500, 2000), np.empty((2, 3, 448, 448, 3), np.uint8)
     with pytest.raises(ValueError, match="not contiguous"):
-        resample.pyarrow.array(image)
+        pyarrow.array(image)
     resample.resize(image, tiles)
     assert np.array_equal(tiles.reshape(-1, 448, 448, 3), by_pillow(image, 3, 2, 448))
 
