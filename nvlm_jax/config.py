@@ -111,7 +111,7 @@ class InputConfig:
     tile_tags: str = "1d"  # none | 1d | grid | box
     max_tiles: int = 6  # regular tiles of an image, without the thumbnail
     thumbnail: bool = True
-    resize: str = "pillow"  # pillow: the rule to the pixel | opencv: quicker, a few levels off (docs/performance.md)
+    resize: str = "pillow"  # pillow: the rule to the pixel | opencv: quicker, some levels off (docs/performance.md)
     thumbnail_tag: str = "<tile_global_thumbnail>"  # <tile_global> with Yi
     image_token: str = "<|vision_pad|>"
     end_token: str = "<|im_end|>"

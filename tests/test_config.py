@@ -34,6 +34,10 @@ def test_there_and_back():
     assert from_mapping(RunConfig, to_mapping(config)) == config
 
 
+def test_a_way_to_resize_that_does_not_exist():
+    assert faults(changed(inputs__resize="lanczos")) == ["inputs.resize: 'lanczos' is none of pillow, opencv"]
+
+
 def test_a_whole_number_may_stand_for_a_fraction():
     config = from_mapping(RunConfig, changed(optimizer__clip_norm=1))
     assert config.optimizer.clip_norm == 1.0 and isinstance(config.optimizer.clip_norm, float)

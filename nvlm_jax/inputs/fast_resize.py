@@ -1,11 +1,13 @@
-"""`inputs.resize=opencv`: enlarging by OpenCV, quicker than Pillow's rule to the pixel and a few levels off.
+"""`inputs.resize=opencv`: resizing by OpenCV, quicker than Pillow's rule to the pixel and some levels off.
 
 OpenCV's bicubic kernel is sharper (a = -0.75, Pillow has -0.5), and it takes four pixels a line however much an image
-shrinks. So images that shrink by more than a little go by the rule. docs/performance.md says what it saves and costs.
+shrinks: noise that shrinks by a fifth is up to 91 levels off. So images that shrink by more than `MOST_SHRINK` go by
+the rule. docs/performance.md says what it saves and costs.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import numpy as np
@@ -20,8 +22,9 @@ VERSION = "5.0.0.93"  # tests ran with
 _local = threading.local()
 
 
+@functools.cache
 def require() -> None:
-    """Load OpenCV.
+    """Load OpenCV, and have it use one thread in this process.
 
     Raises:
         ConfigError: it is not installed; the message says what to install.
@@ -40,7 +43,12 @@ def serves(size: tuple[int, int], width: int, height: int) -> bool:
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """uint8 [h, w, 3] of an RGB image."""
+    """uint8 [h, w, 3] of an RGB image.
+
+    Raises:
+        ConfigError: as `require`.
+    """
+    require()
     import cv2
 
     return cv2.cvtColor(rgbx(image), cv2.COLOR_RGBA2RGB)
@@ -56,8 +64,8 @@ def resize(image: np.ndarray, tiles: np.ndarray) -> None:
     import cv2
 
     rows, cols, height, width, _ = tiles.shape
-    whole = _scratch(rows * height * cols * width * 3).reshape(rows * height, cols * width, 3)
-    cv2.resize(image, (cols * width, rows * height), dst=whole, interpolation=cv2.INTER_CUBIC)
+    room = _scratch(rows * height * cols * width * 3).reshape(rows * height, cols * width, 3)
+    whole = cv2.resize(image, (cols * width, rows * height), dst=room, interpolation=cv2.INTER_CUBIC)
     tiles[:] = whole.reshape(rows, height, cols, width, 3).swapaxes(1, 2)
 
 

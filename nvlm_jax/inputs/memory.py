@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow
 from PIL import Image
 
 
 def rgbx(image: Image.Image) -> np.ndarray:
     """uint8 [h, w, 4] of an RGB image: four bytes a pixel, not copied where they lie in one piece."""
+    import pyarrow  # which small pictures do without
+
     try:
         flat = pyarrow.array(image).flatten().to_numpy()
     except ValueError:

@@ -79,14 +79,14 @@ def tile_count(grid: tuple[int, int], thumbnail: bool = True) -> int:
 def cut_tiles(
     image: Image.Image, grid: tuple[int, int], tile_size: int = 448, thumbnail: bool = True, resize: str = "pillow"
 ) -> np.ndarray:
-    """Resize (by Pillow's bicubic filter, not keeping the ratio) to the grid's exact size and cut it row by row.
+    """Resize (bicubic, not keeping the ratio) to the grid's exact size and cut it row by row.
 
     Args:
         image: RGB, as `open_image` gives it.
         grid: (cols, rows).
         tile_size: P, pixels along a tile's side.
         thumbnail: append the whole image as one more tile if the grid has more than one.
-        resize: pillow = the rule to the pixel | opencv = quicker, a few levels off (`fast_resize.py`).
+        resize: pillow = the rule to the pixel | opencv = quicker, some levels off (`fast_resize.py`).
 
     Returns:
         uint8 [T, P, P, 3].

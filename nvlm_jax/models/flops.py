@@ -116,7 +116,9 @@ def useful_flops(model: ModelConfig, trainable: tuple[str, ...], work: Work) -> 
 def executed_flops(
     model: ModelConfig, trainable: tuple[str, ...], work: Work, attention: str = "dense"
 ) -> dict[str, float]:
-    """FLOPs of each module as the step runs them.
+    """FLOPs of each module as the step runs them where every place is trained.
+
+    Of fewer, the loss leaves out chunks on one device (training/loss.py), which depends on the batch.
 
     Args:
         model: its `remat` says what is computed again.

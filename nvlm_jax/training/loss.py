@@ -18,7 +18,8 @@ def token_nll(
 ) -> jax.Array:
     """-log p(target) of the wanted places, their logits computed `chunk` places of the rows at a time, also backward.
 
-    Few places of a conversation with a picture are trained: on one device the others' logits are not computed.
+    Few places of a conversation with a picture are trained. On one device each row's wanted places are put first, and
+    no logits are computed behind the last of them in any row.
 
     Args:
         logits: hidden [B, c, D] -> float32 [B, c, V].
@@ -67,7 +68,7 @@ def _wanted_first(nll: Loss, hidden: jax.Array, targets: jax.Array, wanted: jax.
     @jax.checkpoint
     def step(_: None, part: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
         start, hidden, targets = part
-        return None, jax.lax.cond(start < most, nll, lambda *_: jnp.zeros((b, size)), hidden, targets)
+        return None, jax.lax.cond(start < most, nll, lambda *_: jnp.zeros((b, size), jnp.float32), hidden, targets)
 
     _, found = jax.lax.scan(step, None, (jnp.arange(0, s, size), cut(hidden), cut(targets)))
     return jnp.where(wanted, _reordered(jnp.moveaxis(found, 0, 1).reshape(b, s), back, order), 0.0)

@@ -1,14 +1,20 @@
 """`inputs.resize=opencv`: near the rule where it enlarges, the rule itself where it would shrink by much."""
 
+import dataclasses
+import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nvlm_jax.config import ConfigError
+from configs.nvlm import get_config
+from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.inputs import fast_resize
-from nvlm_jax.inputs.tiling import cut_tiles
+from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message, Sample
+from nvlm_jax.inputs.example import ExampleBuilder
+from nvlm_jax.inputs.tiling import choose_grid, cut_tiles
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -35,6 +41,29 @@ def test_what_shrinks_by_much_is_the_rules_own():
     assert not levels_off(picture(1500, 900), (3, 2), 64).any()
 
 
+def test_what_shrinks_a_little_is_resized_here_too():
+    off = levels_off(picture(500, 375), (3, 2), 401)[-1]
+    assert 0 < off.max() <= 40 and (off <= 3).mean() > 0.9
+    assert not levels_off(picture(502, 375), (3, 2), 401)[-1].any()
+
+
+def test_samples_are_cut_as_the_config_says():
+    config, tiles = from_mapping(RunConfig, get_config("arch=d,size=tiny,stage=sft").to_dict()), {}
+    page, encoded = picture(60, 50), io.BytesIO()
+    page.save(encoded, "PNG")
+    messages = (Message("user", f"{IMAGE_PLACEHOLDER}\nWhat?"), Message("assistant", "A"))
+    for way in ("pillow", "opencv"):
+        builder = ExampleBuilder(dataclasses.replace(config.inputs, resize=way), config.model)
+        tiles[way] = builder.build(Sample("s", messages, (encoded.getvalue(),))).tiles
+        grid = choose_grid(*page.size, config.inputs.max_tiles, 64)
+        assert np.array_equal(tiles[way], cut_tiles(page, grid, 64, config.inputs.thumbnail, way))
+    assert not np.array_equal(tiles["pillow"], tiles["opencv"])
+
+
+def test_the_version_named_is_the_one_that_is_tested():
+    assert f"opencv-python-headless=={fast_resize.VERSION}\n" in Path("requirements-test.txt").read_text()
+
+
 def test_tiles_do_not_share_memory_with_those_of_the_next_picture():
     first = cut_tiles(picture(100, 80), (3, 2), 64, True, "opencv")
     before = first.copy()
@@ -49,5 +78,6 @@ def test_a_flat_picture_stays_flat_up_to_its_edges():
 
 def test_without_opencv_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
+    fast_resize.require.cache_clear()
     with pytest.raises(ConfigError, match=r"inputs\.resize=opencv needs OpenCV: pip install opencv-python-headless=="):
         fast_resize.require()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nvlm_jax.training import loss
 from nvlm_jax.training.loss import token_nll
 
 B, S, D, V = 3, 24, 8, 11
@@ -33,9 +34,11 @@ PATTERNS = {
 }
 
 
+@pytest.mark.parametrize("devices", ["one", "several"])
 @pytest.mark.parametrize("chunk", [4, 7, 100])
 @pytest.mark.parametrize("wanted", PATTERNS.values(), ids=PATTERNS)
-def test_values_and_gradients_are_those_of_a_softmax_over_everything(wanted, chunk):
+def test_values_and_gradients_are_those_of_a_softmax_over_everything(wanted, chunk, devices, monkeypatch):
+    monkeypatch.setattr(loss, "split", lambda: devices == "several")
     hidden, table, targets = arrays()
     weights = jax.random.uniform(jax.random.key(5), (B, S))
 
