@@ -297,7 +297,7 @@ def _tiny_llm(arch: str, size: str, stage: str) -> RunConfig:
 
 
 def _tiny_model(arch: str, **changes: object) -> ModelConfig:
-    changes |= {"dtype": "float32", "frozen_dtype": "float32", "remat": "none", "unroll": 4, "loss_chunk": 64}
+    changes |= {"dtype": "float32", "frozen_dtype": "float32", "remat": "none", "unroll": 4}
     return model_config(arch, "tiny", TINY_GATES, pixel_shuffle=TINY_PIXEL_SHUFFLE, **changes)
 
 

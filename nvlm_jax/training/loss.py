@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from nvlm_jax.models.axes import constrain, split
 
+PARTS = 6  # of a row, at least, for one of them to be left out where few places are wanted
 Loss = Callable[[jax.Array, jax.Array], jax.Array]  # hidden [B, c, D], targets int32 [B, c] -> float32 [B, c]
 
 
@@ -39,8 +40,9 @@ def token_nll(
         return jax.nn.logsumexp(scores, axis=-1) - jnp.where(chosen, scores, 0.0).sum(axis=-1)
 
     s = targets.shape[1]
-    size = max(n for n in range(1, min(chunk, s) + 1) if s % n == 0)
-    return (_everywhere if split() else _wanted_first)(nll, hidden, targets, wanted, size)
+    most, compute = (chunk, _everywhere) if split() else (min(chunk, max(s // PARTS, 1)), _wanted_first)
+    size = max(n for n in range(1, min(most, s) + 1) if s % n == 0)
+    return compute(nll, hidden, targets, wanted, size)
 
 
 def _everywhere(nll: Loss, hidden: jax.Array, targets: jax.Array, wanted: jax.Array, size: int) -> jax.Array:
