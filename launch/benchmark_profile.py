@@ -72,8 +72,7 @@ def _operations(data: Any) -> dict[str, float]:
     """Name in the program -> seconds on the device, over all calls in the trace."""
     seconds: Counter[str] = Counter()
     planes = list(data.planes)
-    # Once libtpu is loaded there is a device without events, also where there is no TPU.
-    devices = [p for p in planes if p.name.startswith("/device:") and any(any(line.events) for line in p.lines)]
+    devices = [plane for plane in planes if plane.name.startswith("/device:")]
     for plane in devices or planes:
         for line in plane.lines:
             if line.name in ("XLA Modules", "Steps", "Framework Ops", "Source code"):  # sums of others
