@@ -3,7 +3,7 @@
     usual     Pillow: decode, resize, crop each tile; then as torchvision's ToTensor and Normalize do it: each tile to
               float32, channels first, divided by 255, less the mean, by the deviation; all stacked
     ours      the same pixels, as uint8 (`nvlm_jax/inputs/tiling.py`); the device normalises
-    opencv    `inputs.resize=opencv`: quicker, a few levels off
+    opencv    `inputs.resize=opencv`: quicker, some levels off
 
 Times are of the process's CPU: other work on the machine counts less in them than in the clock's.
 """
