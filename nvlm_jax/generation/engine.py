@@ -30,8 +30,8 @@ from nvlm_jax.generation.ledger import Ledger
 from nvlm_jax.generation.programs import programs_for
 from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, page_keys, tile_keys
 from nvlm_jax.generation.sampling import MOST_LOGPROBS, Chosen, draws_of
-from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, store_shardings
-from nvlm_jax.generation.work import Work, cross_tiles, pages_for, piece_of, rounded, rows_of, tiles_needed
+from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, pages_for, store_shardings
+from nvlm_jax.generation.work import Work, cross_tiles, piece_of, rounded, rows_of, tiles_needed
 from nvlm_jax.models.nvlm import NVLM
 
 

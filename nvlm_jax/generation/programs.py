@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,14 @@ from nvlm_jax.generation.layers import (
     LEAST_BYTES,
     MOST_CHOOSING,
     MOST_READING,
+    Layers,
     extend,
     joined_layers,
     layers_of,
     split_layers,
 )
 from nvlm_jax.generation.sampling import Chosen, Draws, choose
-from nvlm_jax.generation.store import PAGE, Store, read_pages, read_tiles, write_pages, write_tokens
+from nvlm_jax.generation.store import PAGE, Store, pages_for, read_pages, read_tiles, write_pages, write_tokens
 from nvlm_jax.models.axes import split_by_compiler
 from nvlm_jax.models.cross_attention import ImageMemory
 from nvlm_jax.models.decoder import CacheMask, KeyValues
@@ -164,6 +165,7 @@ class Programs:
             seen = (tiles.places > 0)[:, None] & (tiles.starts[:, None] <= index[:, :, None]) & named
             memory = ImageMemory(None, seen, *read_tiles(store.tiles, tiles.places))
         layers = layers_of(model, MOST_READING, self._least_bytes)
+        # All layers at once: if it were one by one, XLA would not see that pages are read before they are written to.
         past = split_layers(read_pages(store.pages, piece.past), layers)
         last = jnp.maximum(piece.length - 1, 0)
         hidden, fresh = extend(model, layers, x, index, mask, past, None, memory, last)
@@ -188,22 +190,17 @@ class Programs:
         """
         model = self._model(params)
         layers = layers_of(model, MOST_CHOOSING, self._least_bytes)
-        past = read_pages(store.pages, rows.pages)
-        layer_count, count, heads, places, width = past.keys.shape
-        seen = jnp.arange(places) < rows.length[:, None]
+        past, fresh, offset = _cache_of(store.pages, rows.pages, steps, layers)
+        count, places = rows.pages.shape[0], rows.pages.shape[1] * PAGE
+        seen, room = jnp.arange(places) < rows.length[:, None], PAGE * pages_for(steps)
         memory = None
         if tiles.places.shape[1]:
             # Images end before the prompt does: no tile has still to begin.
             memory = ImageMemory(None, (tiles.places > 0)[:, None], *read_tiles(store.tiles, tiles.places))
-        fresh = KeyValues(*(jnp.zeros((layer_count, count, heads, steps, width), past.keys.dtype) for _ in range(2)))
-        offset = 0
-        if layers is not None:  # room behind what was read before: one array for a layer to read
-            fresh = KeyValues(*(jnp.concatenate(pair, axis=3) for pair in zip(past, fresh, strict=True)))
-            past, fresh, offset = None, split_layers(fresh, layers), places
 
         def step(state):
             number, token, done, fresh, out = state
-            latest = jnp.broadcast_to(jnp.arange(steps) <= number, (count, steps))
+            latest = jnp.broadcast_to(jnp.arange(room) <= number, (count, room))
             if past is None:
                 mask = CacheMask(None, jnp.concatenate([seen, latest], axis=1)[:, None], offset + number)
             else:
@@ -227,6 +224,20 @@ class Programs:
         taken, _, _, fresh, out = jax.lax.while_loop(going, step, start)
         number = jnp.arange(steps)
         valid = (number < taken) & (number < rows.left[:, None])
-        fresh = joined_layers(jax.tree.map(lambda a: a[..., offset:, :], fresh), layers)
+        fresh, latest = joined_layers(fresh, layers), slice(offset, offset + steps)
+        fresh = KeyValues(fresh.keys[..., latest], fresh.values[..., latest, :])
         pages = write_tokens(store.pages, rows.pages, rows.length[:, None] + number, fresh, valid)
         return store._replace(pages=pages), out, taken
+
+
+def _cache_of(pages: KeyValues, table: jax.Array, steps: int, layers: Layers) -> tuple[Any, Any, int]:
+    """What rows, int32 [B, n], have read, room for `steps` tokens, and where in that the first of them goes.
+
+    Layers one by one have the room behind what they read, so that each attends to one array; then the first is None.
+    """
+    table, more = jnp.asarray(table), pages_for(steps)
+    if layers is None:
+        room = jax.tree.map(jnp.zeros_like, read_pages(pages, table[:, :1].repeat(more, 1)))
+        return read_pages(pages, table), room, 0
+    with_room = jnp.pad(table, ((0, 0), (0, more)))
+    return None, [read_pages(pages, with_room, i) for i in range(len(layers))], table.shape[1] * PAGE

@@ -22,24 +22,23 @@ class Store(NamedTuple):
     A page holds all layers of some tokens, so that reading one moves one stretch of memory.
     """
 
-    pages: KeyValues  # [places, L, K, PAGE, h]
-    tiles: Seen  # [places, N, D] and [places, G, K, N', h]
+    pages: KeyValues  # [places, L, K, h, PAGE] and [places, L, K, PAGE, h]
+    tiles: Seen  # [places, N, D], [places, G, K, h, N'] and [places, G, K, N', h]
 
 
 def empty_store(config: ModelConfig, pages: int, tiles: int) -> Store:
     """Zeros, in the dtype of the model's computation."""
     decoder, cross, dtype = config.decoder, config.cross_attention, jnp.dtype(config.dtype)
-    page = (pages, decoder.layers, decoder.kv_heads, PAGE, decoder.head_dim)
-    tokens = jnp.zeros((tiles, config.tokens_per_tile, decoder.width), dtype)
-    if cross is None:
-        return Store(KeyValues(jnp.zeros(page, dtype), jnp.zeros(page, dtype)), Seen(tokens, None, None))
-    keys = (cross.resampler_latents or config.tokens_per_tile) + (cross.tag_embeddings > 0)
-    kept = (tiles, decoder.layers // cross.every, decoder.kv_heads, keys, decoder.head_dim)
-    # Each array is made anew: one buffer cannot be handed over twice.
-    return Store(
-        KeyValues(jnp.zeros(page, dtype), jnp.zeros(page, dtype)),
-        Seen(tokens, jnp.zeros(kept, dtype), jnp.zeros(kept, dtype)),
-    )
+
+    def keys_values(places: int, layers: int, count: int) -> KeyValues:
+        outer, width = (places, layers, decoder.kv_heads), decoder.head_dim
+        return KeyValues(jnp.zeros((*outer, width, count), dtype), jnp.zeros((*outer, count, width), dtype))
+
+    tokens, kept = jnp.zeros((tiles, config.tokens_per_tile, decoder.width), dtype), (None, None)
+    if cross is not None:
+        count = (cross.resampler_latents or config.tokens_per_tile) + (cross.tag_embeddings > 0)
+        kept = keys_values(tiles, decoder.layers // cross.every, count)
+    return Store(keys_values(pages, decoder.layers, PAGE), Seen(tokens, *kept))
 
 
 def grown(store: Store, pages: int, tiles: int) -> Store:
@@ -65,33 +64,48 @@ def store_shardings(store: Store, mesh: Mesh) -> Store:
     return Store(KeyValues(*(sharding(array, 2) for array in store.pages)), Seen(sharding(tokens, None), *kept))
 
 
-def read_pages(pages: KeyValues, table: jax.Array) -> KeyValues:
-    """The pages of rows, int32 [B, n], one behind the other: [L, B, K, n * PAGE, h]."""
-    return KeyValues(*(rearrange(array[table], "b n l k p h -> l b k (n p) h") for array in pages))
+def pages_for(tokens: int) -> int:
+    """Pages that hold so many tokens."""
+    return -(-tokens // PAGE)
+
+
+def read_pages(pages: KeyValues, table: jax.Array, layer: int | None = None) -> KeyValues:
+    """The pages of rows, int32 [B, n], one behind the other.
+
+    Returns:
+        Keys [L, B, K, h, n * PAGE], values [L, B, K, n * PAGE, h]; of one layer, without L.
+    """
+    at, outer, inner = (table, "b n l k", "l b k") if layer is None else ((table, layer), "b n k", "b k")
+    keys, values = pages.keys[at], pages.values[at]
+    return KeyValues(
+        rearrange(keys, f"{outer} h p -> {inner} h (n p)"), rearrange(values, f"{outer} p h -> {inner} (n p) h")
+    )
 
 
 def write_pages(pages: KeyValues, table: jax.Array, new: KeyValues) -> KeyValues:
-    """Whole pages [L, B, K, n * PAGE, h] to the places int32 [B, n]."""
-    pieces = (rearrange(array, "l b k (n p) h -> b n l k p h", p=PAGE) for array in new)
-    return KeyValues(*(old.at[table].set(piece) for old, piece in zip(pages, pieces, strict=True)))
+    """Whole pages, as `read_pages` has them, to the places int32 [B, n]."""
+    keys = rearrange(new.keys, "l b k h (n p) -> b n l k h p", p=PAGE)
+    values = rearrange(new.values, "l b k (n p) h -> b n l k p h", p=PAGE)
+    return KeyValues(pages.keys.at[table].set(keys), pages.values.at[table].set(values))
 
 
 def write_tokens(pages: KeyValues, table: jax.Array, index: jax.Array, new: KeyValues, valid: jax.Array) -> KeyValues:
-    """Single tokens [L, B, K, F, h] to where they belong in the pages of their rows.
+    """Single tokens to where they belong in the pages of their rows.
 
     Args:
         pages: of the store.
         table: int32 [B, n], pages of each row.
         index: int32 [B, F], place of each token in its row.
-        new: the tokens.
+        new: keys [L, B, K, h, F] and values [L, B, K, F, h] of the tokens.
         valid: bool [B, F]; others go nowhere.
     """
     slot = jnp.minimum(index // PAGE, table.shape[1] - 1)
-    page = jnp.where(valid, jnp.take_along_axis(table, slot, axis=1), 0)
-    pieces = (rearrange(array, "l b k f h -> b f l k h") for array in new)
-    return KeyValues(*(old.at[page, :, :, index % PAGE].set(piece) for old, piece in zip(pages, pieces, strict=True)))
+    page, place = jnp.where(valid, jnp.take_along_axis(table, slot, axis=1), 0), index % PAGE
+    keys, values = rearrange(new.keys, "l b k h f -> b f l k h"), rearrange(new.values, "l b k f h -> b f l k h")
+    return KeyValues(pages.keys.at[page, :, :, :, place].set(keys), pages.values.at[page, :, :, place].set(values))
 
 
-def read_tiles(seen: Seen, tiles: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cross-attention keys and values of rows' tiles, int32 [B, T]: two of [G, B, K, T * N', h]."""
-    return tuple(rearrange(array[tiles], "b t g k n h -> g b k (t n) h") for array in (seen.keys, seen.values))
+def read_tiles(seen: Seen, tiles: jax.Array) -> KeyValues:
+    """Cross-attention keys [G, B, K, h, T * N'] and values [G, B, K, T * N', h] of rows' tiles, int32 [B, T]."""
+    keys = rearrange(seen.keys[tiles], "b t g k h n -> g b k h (t n)")
+    return KeyValues(keys, rearrange(seen.values[tiles], "b t g k n h -> g b k (t n) h"))

@@ -10,7 +10,7 @@ import numpy as np
 from nvlm_jax.config import ModelConfig
 from nvlm_jax.generation.programs import Piece, Rows, Tiles
 from nvlm_jax.generation.request import Request
-from nvlm_jax.generation.store import PAGE
+from nvlm_jax.generation.store import PAGE, pages_for
 from nvlm_jax.inputs.batch import THUMBNAIL
 
 PIECES = (32, 128, 512)  # tokens of a prompt that are read in one call
@@ -120,11 +120,6 @@ def cross_tiles(works: Sequence[Work], rows: int, config: ModelConfig) -> Tiles:
         tiles.places[row, : len(read)] = read
         tiles.starts[row, : len(read)] = example.tile_start
     return tiles
-
-
-def pages_for(tokens: int) -> int:
-    """Pages that hold so many tokens."""
-    return -(-tokens // PAGE)
 
 
 def rounded(count: int, least: int, factor: int = 2) -> int:

@@ -199,11 +199,13 @@ def _split(
     return by_part(compute, [of_q, of_k, of_k, *names], of_q)(q, k, v, *marks)
 
 
-def _scores(q: jax.Array, k: jax.Array, visible: jax.Array | None) -> jax.Array:
-    """Float32 [B, K, G, Sq, Sk] of q [B, K, G, Sq, h] and k [B, K, Sk, h], hidden places at MASKED or below."""
+def _scores(q: jax.Array, k: jax.Array, visible: jax.Array | None, turned: bool = False) -> jax.Array:
+    """Float32 [B, K, G, Sq, Sk] of q [B, K, G, Sq, h] and k [B, K, Sk, h] (`turned`: [B, K, h, Sk]), hidden places at
+    MASKED or below."""
     b, kv_heads, group, s, width = q.shape
     # One matrix product a key/value head: its whole group of query heads at once.
-    flat = jnp.einsum("bkqh,bksh->bkqs", q.reshape(b, kv_heads, -1, width), k, preferred_element_type=jnp.float32)
+    pattern = "bkqh,bkhs->bkqs" if turned else "bkqh,bksh->bkqs"
+    flat = jnp.einsum(pattern, q.reshape(b, kv_heads, -1, width), k, preferred_element_type=jnp.float32)
     scores = flat.reshape(b, kv_heads, group, s, -1)
     return scores if visible is None else scores + jnp.where(visible, 0.0, MASKED)[:, None, None]
 

@@ -1,6 +1,7 @@
 """Attention over keys that lie in several places: those read before, those of the newest tokens, those of tiles.
 
-Keys and values are [B, K, M, h] here, as generation keeps them: nothing is copied or turned around for a new token.
+Values are [B, K, M, h] here and keys [B, K, h, M], as generation keeps them: nothing is copied or turned around for a
+new token, and no matrix product has to turn its right side.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from nvlm_jax.models.attention import BLOCK, DENSE_LIMIT, MASKED, _scores, _valu
 class Keys(NamedTuple):
     """Keys of one place, and who sees them."""
 
-    keys: jax.Array  # [B, K, M, h]
+    keys: jax.Array  # [B, K, h, M]
     values: jax.Array  # [B, K, M, h]
     visible: jax.Array  # bool [B, S, M] or [B, 1, M]
     skippable: bool = False  # often no query sees any of them, as what precedes the first piece of a prompt
@@ -43,7 +44,7 @@ def attend_over(q: jax.Array, places: Sequence[Keys]) -> jax.Array:
         [B, S, H, h] in the dtype of q; exactly zero where a query sees nothing.
     """
     grouped = rearrange(q * q.shape[-1] ** -0.5, "b s (k g) h -> b k g s h", k=places[0].keys.shape[1])
-    parts = [_part_or_nothing(grouped, place) for place in places if place.keys.shape[2]]
+    parts = [_part_or_nothing(grouped, place) for place in places if place.values.shape[2]]
     out = parts[0]
     for part in parts[1:]:
         out = _joined(out, part)
@@ -58,12 +59,13 @@ def _part_or_nothing(q: jax.Array, place: Keys) -> Part:
 
 
 def _part(q: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> Part:
-    count = keys.shape[2]
+    count = values.shape[2]
     if q.shape[3] * count <= DENSE_LIMIT or count % BLOCK:
         return _block(q, keys, values, visible)
 
     def step(part: Part, start: jax.Array) -> tuple[Part, None]:
-        cut = (jax.lax.dynamic_slice_in_dim(x, start, BLOCK, axis=2) for x in (keys, values, visible))
+        axes = ((keys, 3), (values, 2), (visible, 2))
+        cut = (jax.lax.dynamic_slice_in_dim(x, start, BLOCK, axis) for x, axis in axes)
         return _joined(part, _block(q, *cut)), None
 
     return jax.lax.scan(step, _nothing(q), jnp.arange(0, count, BLOCK))[0]
@@ -75,7 +77,7 @@ def _nothing(q: jax.Array) -> Part:
 
 
 def _block(q: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> Part:
-    scores = _scores(q, keys, visible)
+    scores = _scores(q, keys, visible, turned=True)
     # The floor keeps exp() of a query that sees nothing at exactly zero.
     top = jnp.maximum(scores.max(axis=-1, keepdims=True), MASKED / 2)
     weights = jnp.exp(scores - top)

@@ -30,8 +30,8 @@ class ImageMemory(NamedTuple):
 
     media: jax.Array | None  # [B, T, N', D]: each tile's keys (its tag embedding first, where there is one)
     visible: jax.Array  # bool [B, S, T]
-    keys: jax.Array | None = None  # [G, B, K, T*N', h], computed once when generating
-    values: jax.Array | None = None
+    keys: jax.Array | None = None  # [G, B, K, h, T*N'], computed once when generating
+    values: jax.Array | None = None  # [G, B, K, T*N', h]
     mask: TileMask | None = None  # that `visible` was made of, when training
 
 
@@ -69,12 +69,13 @@ class GatedCrossAttention(nnx.Module):
     ) -> jax.Array:
         """The ungated attention output [B, S, D]; exactly zero for a token that sees no tile.
 
-        `mask`: that `visible` was made of. `kept`: keys and values are [B, K, T*N', h], as generation keeps them.
+        `mask`: that `visible` was made of. `kept`: keys are [B, K, h, T*N'] and values [B, K, T*N', h], as
+        generation keeps them.
         """
         normed = constrain(self.norm1(x), "rows", "places", None)
         q = rearrange(self.q(normed), "b s (n h) -> b s n h", h=self.head_dim)
         q = constrain(q, "rows", "places", "heads", None)
-        per_tile = keys.shape[2 if kept else 1] // visible.shape[2]
+        per_tile = values.shape[2 if kept else 1] // visible.shape[2]
         if kept:
             out = attend_over(q, [Keys(keys, values, jnp.repeat(visible, per_tile, axis=2), skippable=True)])
         else:
@@ -137,6 +138,7 @@ class CrossAttention(nnx.Module):
         return jnp.concatenate([tag, image_tokens], axis=2)
 
     def keys_values(self, media: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[V, 1, N', D] -> every layer's keys and values [V, G, K, N', h], which no added token changes."""
-        both = nnx.vmap(lambda layer: layer.keys_values(media), in_axes=0, out_axes=0)(self.layers)
-        return tuple(rearrange(x, "g v n k h -> v g k n h") for x in both)
+        """[V, 1, N', D] -> every layer's keys [V, G, K, h, N'] and values [V, G, K, N', h], which no added token
+        changes."""
+        keys, values = nnx.vmap(lambda layer: layer.keys_values(media), in_axes=0, out_axes=0)(self.layers)
+        return rearrange(keys, "g v n k h -> v g k h n"), rearrange(values, "g v n k h -> v g k n h")

@@ -36,7 +36,7 @@ from nvlm_jax.models.layers import (
 class KeyValues(NamedTuple):
     """Keys and values of all layers, or without the leading L of one."""
 
-    keys: jax.Array  # [L, B, K, M, h]
+    keys: jax.Array  # [L, B, K, h, M]: as a matrix product wants them
     values: jax.Array  # [L, B, K, M, h]
 
 
@@ -88,11 +88,11 @@ class SelfAttention(nnx.Module):
             k, v = (constrain(a, "rows", None, "kv", None) for a in (k, v))
             out, fresh = attend(q, k, v, mask), None
         else:
-            fresh = KeyValues(*(rearrange(a, "b s k h -> b k s h") for a in (k, v)))
+            fresh = KeyValues(rearrange(k, "b s k h -> b k h s"), rearrange(v, "b s k h -> b k s h"))
             if cache.fresh is not None:
-                pairs = zip(cache.fresh, fresh, strict=True)
+                pairs = zip(cache.fresh, fresh, (3, 2), strict=True)
                 write = jax.lax.dynamic_update_slice_in_dim
-                fresh = KeyValues(*(write(a, b.astype(a.dtype), mask.offset, 2) for a, b in pairs))
+                fresh = KeyValues(*(write(a, b.astype(a.dtype), mask.offset, axis) for a, b, axis in pairs))
             earlier = [] if cache.past is None else [Keys(*cache.past, mask.past[:, None], skippable=True)]
             out = attend_over(q, [*earlier, Keys(*fresh, mask.fresh)])
         out = constrain(out, "rows", "places", "heads", None)

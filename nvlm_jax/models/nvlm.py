@@ -34,8 +34,8 @@ class Seen(NamedTuple):
     """What is kept of each tile while generating."""
 
     tokens: jax.Array  # [V, N, D]
-    keys: jax.Array | None  # [V, G, K, N', h], of the cross-attention layers, where there are some
-    values: jax.Array | None
+    keys: jax.Array | None  # [V, G, K, h, N'], of the cross-attention layers, where there are some
+    values: jax.Array | None  # [V, G, K, N', h]
 
 
 class NVLM(nnx.Module):

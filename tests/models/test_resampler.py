@@ -49,13 +49,12 @@ def test_a_model_reads_latents_in_place_of_image_tokens(arch):
     def memory(state, image_tokens, index):
         model = nnx.merge(graphdef, state)
         memory = model.memory(batch, image_tokens, index)
-        kept, _ = model.cross_attention.keys_values(memory.media.reshape(8, 1, *memory.media.shape[2:]))
-        return memory.media, kept
+        return memory.media, *model.cross_attention.keys_values(memory.media.reshape(8, 1, *memory.media.shape[2:]))
 
     image_tokens = jnp.ones((2, 4, config.tokens_per_tile, config.decoder.width))
-    media, keys = jax.eval_shape(memory, state, image_tokens, jnp.zeros((2, 32), jnp.int32))
+    media, keys, values = jax.eval_shape(memory, state, image_tokens, jnp.zeros((2, 32), jnp.int32))
     assert media.shape == (2, 4, LATENTS + (arch == "h"), config.decoder.width)
-    assert keys.shape[0] == 8 and keys.shape[3] == media.shape[2]
+    assert keys.shape[0] == values.shape[0] == 8 and keys.shape[4] == values.shape[3] == media.shape[2]
 
 
 def test_every_parameter_has_its_place_on_a_mesh():
