@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,17 +21,18 @@ import numpy as np
 import nvlm_jax
 from data_pipelines.generated.samples import GeneratedSource
 from data_pipelines.records import RecordSource
-from nvlm_jax.convert.shards import open_shards
+from launch.torch_reference import Reference
 from nvlm_jax.evaluation import embedded
 from nvlm_jax.evaluation.question import Question
 from nvlm_jax.generation.engine import Engine
 from nvlm_jax.generation.request import Request
 from nvlm_jax.inputs.batch import Example
 from nvlm_jax.pretrained import LoadedModel
-from nvlm_jax.training.imported import export_hf
 
 TOKENS = 32  # of an answer at most, as the embedded benchmark has it
-LONG_TOKENS = 64  # where whole tiles are read out
+READ_TOKENS = 64  # where whole tiles are read out
+# Lengths of long answers, as of captions and chains of thought: their median, the spread of their logarithm, limits.
+LONG, SPREAD, SHORTEST, LONGEST = 48, 0.8, 8, 256
 MIXED = 128  # requests of many kinds
 BATCHES = (16, 32)  # of transformers
 PAGES, A_PAGE = 8, 8  # pages with several questions, and how many
@@ -46,25 +46,11 @@ class Load(NamedTuple):
     """Prompts that are asked together."""
 
     examples: list[Example]
-    tokens: int  # of an answer at most
+    most: list[int]  # tokens of each answer at most
+    ends: bool = True  # an end token ends it; else it has just so many tokens
 
 
-# Names of the released vision encoder -> those of transformers, which has q, k and v apart.
-RENAMED = (
-    ("embeddings.class_embedding", "embeddings.cls_token"),
-    ("embeddings.position_embedding", "embeddings.position_embeddings"),
-    ("embeddings.patch_embedding", "embeddings.patch_embeddings.projection"),
-    ("encoder.layers.", "encoder.layer."),
-    ("attn.proj", "attention.projection_layer"),
-    ("attn.q_norm", "attention.q_norm"),
-    ("attn.k_norm", "attention.k_norm"),
-    ("norm1", "layernorm_before"),
-    ("norm2", "layernorm_after"),
-    (".ls", ".lambda_"),
-)
-
-
-def measure(checkpoint: str, data: Path, repeats: int, reference: bool) -> dict[str, Any]:
+def measure(checkpoint: str, data: Path, repeats: int, reference: bool, loads: Sequence[str] = ()) -> dict[str, Any]:
     """Seconds of every way to answer, `repeats` times.
 
     Args:
@@ -72,9 +58,10 @@ def measure(checkpoint: str, data: Path, repeats: int, reference: bool) -> dict[
         data: directory with the embedded dataset `qa-test`.
         repeats: rounds.
         reference: also `transformers`, which must be installed.
+        loads: names of those of `prompts` that are measured; none = all.
     """
     model = nvlm_jax.load(checkpoint)
-    workloads = prompts(model, data)
+    workloads = {name: load for name, load in prompts(model, data).items() if name in loads or not loads}
     ways: dict[str, dict[str, Callable[[], Answers]]] = {name: {} for name in workloads}
     theirs = Reference(model, checkpoint) if reference else None
     for name, load in workloads.items():
@@ -83,10 +70,13 @@ def measure(checkpoint: str, data: Path, repeats: int, reference: bool) -> dict[
             ways[name]["one at a time"] = lambda load=load: one_at_a_time(model, load)
         elif theirs:
             for size in BATCHES:
-                ways[name][f"transformers, {size} a batch"] = lambda load=load, n=size: theirs.generate(load, n)
+                ways[name][f"transformers, {size} a batch"] = lambda load=load, n=size: theirs.generate(*load, n)
     found: dict[str, Any] = {"device": jax.devices()[0].device_kind, "workloads": {}}
     for name, choices in ways.items():
         answers = {way: ask() for way, ask in choices.items()}  # compiles; not timed
+        lengths, load = [len(answer) for answer in answers["engine"]], workloads[name]
+        if not load.ends and lengths != load.most:
+            raise RuntimeError(f"{name}: answers of {lengths} tokens, not {load.most}")
         seconds: dict[str, list[float]] = {way: [] for way in choices}
         cpu: dict[str, list[float]] = {way: [] for way in choices}
         for _, (way, ask) in itertools.product(range(repeats), choices.items()):
@@ -142,13 +132,22 @@ def prompts(model: LoadedModel, data: Path) -> dict[str, Load]:
     order = sorted(range(len(pages)), key=lambda i: -len(single[i].tiles))
     several = [pages[i] for i in order if len(pages[i]) >= A_PAGE][:PAGES]
     mixed = [example(question) for question in mixed_questions(MIXED)]
-    return {
-        "one question a page": Load(single, TOKENS),
-        "several questions a page": Load([example(q) for page in several for q in page[:A_PAGE]], TOKENS),
-        "answers of mixed lengths": Load(mixed, LONG_TOKENS),
-        f"{ONE_BY_ONE}, one question a page": Load(single[:ALONE], TOKENS),
-        f"{ONE_BY_ONE}, mixed lengths": Load(mixed[:ALONE], LONG_TOKENS),
+    lengths = np.random.default_rng(0).lognormal(np.log(LONG), SPREAD, MIXED).clip(SHORTEST, LONGEST).astype(int)
+    loads = {
+        "one question a page": up_to(TOKENS, single),
+        "several questions a page": up_to(TOKENS, [example(q) for page in several for q in page[:A_PAGE]]),
+        "answers of mixed lengths": up_to(READ_TOKENS, mixed),
+        "long answers": Load(mixed, lengths.tolist(), ends=False),
     }
+    for name in ("one question a page", "answers of mixed lengths", "long answers"):
+        examples, most, ends = loads[name]
+        loads[f"{ONE_BY_ONE}, {name}"] = Load(examples[:ALONE], most[:ALONE], ends)
+    return loads
+
+
+def up_to(tokens: int, examples: list[Example]) -> Load:
+    """Prompts with answers of at most `tokens`."""
+    return Load(examples, [tokens] * len(examples))
 
 
 def mixed_questions(count: int) -> list[Question]:
@@ -164,113 +163,19 @@ def mixed_questions(count: int) -> list[Question]:
 
 def together(model: LoadedModel, load: Load) -> Answers:
     """All at once, by an engine that has seen nothing before."""
-    engine = model.make_engine(SLOTS, layers_apart=True)
-    return [answer.tokens for answer in engine.generate(Request(example, load.tokens) for example in load.examples)]
+    engine = make_engine(model, min(SLOTS, len(load.examples)), load.ends)
+    return [answer.tokens for answer in engine.generate(map(Request, load.examples, load.most))]
 
 
 def one_at_a_time(model: LoadedModel, load: Load) -> Answers:
     """Each when the one before is answered, by an engine that has seen nothing before."""
-    engine: Engine = model.make_engine(1, layers_apart=True)
-    return [engine.generate([Request(example, load.tokens)])[0].tokens for example in load.examples]
+    engine = make_engine(model, 1, load.ends)
+    return [engine.generate([Request(*each)])[0].tokens for each in zip(load.examples, load.most, strict=True)]
 
 
-class Reference:
-    """The same weights in PyTorch: InternViT and Qwen2 of `transformers`, the projector between them."""
-
-    def __init__(self, model: LoadedModel, checkpoint: str):
-        import torch
-        from transformers import InternVLVisionConfig, InternVLVisionModel, Qwen2Config, Qwen2ForCausalLM
-
-        torch.set_grad_enabled(False)
-        config, self._torch = model.config, torch
-        vision, decoder = config.vision, config.decoder
-        self._ends = list(model.end_token_ids)
-        self._shuffle, self._side = config.pixel_shuffle, vision.image_size // vision.patch_size
-        self._vision = InternVLVisionModel(
-            InternVLVisionConfig(
-                hidden_size=vision.width, num_hidden_layers=vision.layers, num_attention_heads=vision.heads,
-                intermediate_size=vision.ff, image_size=[vision.image_size] * 2, patch_size=[vision.patch_size] * 2,
-                use_qk_norm=True, attention_bias=False, norm_type="rms_norm", layer_norm_eps=vision.norm_eps,
-                hidden_act="gelu", use_mean_pooling=True, use_absolute_position_embeddings=True,
-            )
-        ).eval()  # fmt: skip
-        self._llm = Qwen2ForCausalLM(
-            Qwen2Config(
-                vocab_size=decoder.vocab_size, hidden_size=decoder.width, intermediate_size=decoder.ff,
-                num_hidden_layers=decoder.layers, num_attention_heads=decoder.heads,
-                num_key_value_heads=decoder.kv_heads, rope_theta=decoder.rope_theta, rms_norm_eps=decoder.norm_eps,
-                tie_word_embeddings=decoder.tied_embeddings, max_position_embeddings=32768,
-            )
-        ).eval()  # fmt: skip
-        linear, width = torch.nn.Linear, vision.width * config.pixel_shuffle**2
-        inner = config.projector_width
-        self._projector = torch.nn.Sequential(
-            torch.nn.LayerNorm(width), linear(width, inner, bias=False), torch.nn.GELU(),
-            linear(inner, decoder.width, bias=False),
-        )  # fmt: skip
-        with tempfile.TemporaryDirectory() as directory:
-            export_hf(checkpoint, Path(directory) / "hf")
-            self._load(Path(directory) / "hf")
-
-    def generate(self, load: Load, batch: int) -> Answers:
-        """Greedy answers, prompts of similar length together."""
-        examples = load.examples
-        order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
-        answers: Answers = [[] for _ in examples]
-        for start in range(0, len(order), batch):
-            members = order[start : start + batch]
-            for i, ids in zip(members, self._batch([examples[i] for i in members], load.tokens), strict=True):
-                answers[i] = ids
-        return answers
-
-    def _batch(self, examples: Sequence[Example], tokens: int) -> Answers:
-        torch = self._torch
-        longest = max(len(example.tokens) for example in examples)
-        tiles = np.concatenate([example.tiles for example in examples])
-        images = self._see(tiles) if len(tiles) else self._torch.zeros(0, 1, 1)
-        rows, mask, seen = [], torch.zeros(len(examples), longest, dtype=torch.long), 0
-        embed = self._llm.get_input_embeddings()
-        for row, example in enumerate(examples):
-            x = embed(torch.as_tensor(example.tokens, dtype=torch.long))
-            own = images[seen : seen + len(example.tiles)].flatten(0, 1)
-            slots = torch.as_tensor(example.image_slots, dtype=torch.long)
-            if len(example.tiles):
-                x[slots >= 0] = own[slots[slots >= 0]]
-            rows.append(torch.nn.functional.pad(x, (0, 0, longest - len(x), 0)))
-            mask[row, longest - len(x) :] = 1
-            seen += len(example.tiles)
-        out = self._llm.generate(
-            inputs_embeds=torch.stack(rows), attention_mask=mask, max_new_tokens=tokens, do_sample=False,
-            eos_token_id=self._ends, pad_token_id=self._ends[0],
-        )  # fmt: skip
-        return [list(itertools.takewhile(lambda token: token not in self._ends, row)) for row in out.tolist()]
-
-    def _see(self, tiles: np.ndarray) -> Any:
-        """uint8 [T, P, P, 3] -> [T, N, D]."""
-        torch, r, side = self._torch, self._shuffle, self._side
-        mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
-        pixels = ((torch.as_tensor(tiles) / 255 - mean) / std).permute(0, 3, 1, 2)
-        features = self._vision(pixels).last_hidden_state[:, 1:]
-        blocks = features.reshape(len(tiles), side // r, r, side // r, r, -1).permute(0, 1, 3, 2, 4, 5)
-        return self._projector(blocks.flatten(3).flatten(1, 2))
-
-    def _load(self, directory: Path) -> None:
-        """Released names to those of `transformers`."""
-        torch, shards = self._torch, open_shards(directory)
-        tensors = {name: torch.as_tensor(np.array(shards.read(name))) for name in shards}
-        vision = {}
-        for name, value in _of(tensors, "vision_model.").items():
-            for released, theirs in RENAMED:
-                name = name.replace(released, theirs)
-            if ".attn.qkv." in name:
-                for letter, part in zip("qkv", value.chunk(3), strict=True):
-                    vision[name.replace("attn.qkv", f"attention.{letter}_proj")] = part
-            else:
-                vision[name] = value
-        self._vision.load_state_dict(vision)
-        self._projector.load_state_dict(_of(tensors, "mlp1."))
-        self._llm.load_state_dict(_of(tensors, "language_model."))
-
-
-def _of(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+def make_engine(model: LoadedModel, slots: int, ends: bool) -> Engine:
+    """An engine for many requests; without `ends` the model's last id, which it never chooses, stands for the end."""
+    if ends:
+        return model.make_engine(slots, layers_apart=True)
+    size = model.config.decoder.vocab_size
+    return Engine(model.model, size, [size - 1], slots, layers_apart=True)

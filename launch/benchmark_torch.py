@@ -4,10 +4,13 @@ The same NVLM-D: the weights of one checkpoint, the same parts trained by the sa
 same threads. Both take their steps in turn, so that a busy machine slows both, and their losses are compared.
 
     dense_step      one batch of full rows, one sample each: forward, backward, AdamW. Seconds of theirs / of ours.
-    stream_samples  the run's blend, the same samples a step: ours packed, theirs padded to the longest of the batch,
-                    as their users' collators do; packing and padding are timed, reading and tiling are not.
-                    Samples a second of ours / of theirs.
-    decode_items    greedy answers, `benchmark_decode.py`. Items a second of the engine / of their best batch size.
+    stream_samples  samples as different as the paper's (`benchmark_streams.mixed_rows`), the same ones a step: ours
+                    packed, theirs padded to the longest of the batch, as their users' collators do; packing and padding
+                    are timed, reading and tiling are not. Samples a second of ours / of theirs.
+    blend_samples   the same of the run's own blend, which may be of samples much alike.
+    decode_items    greedy decoding, the long answers of `benchmark_decode.py`. Items a second of the engine / of their
+                    best batch size.
+    short_items     the same of answers of a few tokens, where the time is that of reading prompts.
 
 PyTorch has its fused AdamW and scaled-dot-product attention, which are the defaults of `transformers`' trainer.
 """
@@ -17,7 +20,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,15 +28,14 @@ import jax
 import numpy as np
 
 import nvlm_jax
-from data_pipelines.loader import make_plan, open_sources
-from launch import benchmark_decode
+from launch import benchmark_decode, benchmark_streams
+from launch.benchmark_streams import Rows
+from launch.torch_reference import Reference
 from nvlm_jax.config import ConfigError, RunConfig
 from nvlm_jax.inputs.batch import Example
-from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.inputs.packing import pack_batch
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.parallel.sharding import batch_shardings, global_batch, state_shardings
-from nvlm_jax.planning.synthetic import synthetic_example
 from nvlm_jax.training.checkpoints import restore_model
 from nvlm_jax.training.initial import check_same_model
 from nvlm_jax.training.loop import compile_step
@@ -41,10 +43,11 @@ from nvlm_jax.training.optimizer import learning_rate
 from nvlm_jax.training.step import init_state, make_train_step, split_model
 
 WARM = 2  # steps before the clock starts
-STREAM = 12  # steps of the stream
+STREAM = 12  # steps of a stream
 NOT_TRAINED = -100  # label of a place without loss
 PARTS = ("vision", "projector", "decoder")
-Rows = Sequence[Sequence[Example]]
+DECODE = {"decode_items": "long answers", "short_items": "one question a page"}  # the loads of benchmark_decode
+MAIN = ("dense_step", "stream_samples", "decode_items")
 
 
 class Timings(NamedTuple):
@@ -97,7 +100,7 @@ class Ours:
         return float(metrics["loss"])
 
 
-class Theirs(benchmark_decode.Reference):
+class Theirs(Reference):
     """The same model, loss and optimizer in PyTorch."""
 
     def __init__(self, config: RunConfig, checkpoint: str):
@@ -157,21 +160,24 @@ def measure(config: RunConfig, checkpoint: str, data: Path, steps: int, repeats:
     if config.model.arch != "d":
         raise ConfigError("--compare=torch: transformers has NVLM-D's parts alone; arch=d would be right")
     set_threads()
-    dense, stream = dense_rows(config), stream_rows(config, STREAM)
-    found: dict[str, Any] = {"device": jax.devices()[0].device_kind}
-    timings = {}
-    for name, batches, rounds in (("dense_step", [dense], steps), ("stream_samples", stream, repeats)):
-        ours, theirs = Ours(config, checkpoint), Theirs(config, checkpoint)
-        timings[name] = interleaved(ours.step, theirs.step, batches, rounds)
-    found["samples"] = {"dense_step": len(dense), "stream_samples": sum(len(row) for rows in stream for row in rows)}
-    found["padding"] = padding(config, stream)
-    found["timings"] = {name: timing._asdict() for name, timing in timings.items()}
-    found["ratios"] = {name: timing.ratios() for name, timing in timings.items()}
-    found["cpu_ratios"] = {name: timing.ratios(cpu=True) for name, timing in timings.items()}
-    decode = benchmark_decode.measure(checkpoint, data, repeats, reference=True)["workloads"]["one question a page"]
-    found["decode"] = decode
-    for key, kind in (("ratios", "seconds"), ("cpu_ratios", "cpu_seconds")):
-        found[key]["decode_items"] = decode_ratios(decode[kind])
+    parts = {
+        "dense_step": (config, [benchmark_streams.dense_rows(config)], steps),
+        "stream_samples": (*benchmark_streams.mixed_rows(config, STREAM), repeats),
+        "blend_samples": (config, benchmark_streams.blend_rows(config, STREAM), repeats),
+    }
+    found: dict[str, Any] = {key: {} for key in ("samples", "padding", "timings", "ratios", "cpu_ratios")}
+    found["device"] = jax.devices()[0].device_kind
+    for name, (run, batches, rounds) in parts.items():
+        ours, theirs = Ours(run, checkpoint), Theirs(run, checkpoint)
+        timing = interleaved(ours.step, theirs.step, batches, rounds)
+        found["samples"][name] = sum(len(row) for rows in batches for row in rows)
+        found["padding"][name] = benchmark_streams.padding(run, batches)
+        found["timings"][name] = timing._asdict()
+        found["ratios"][name], found["cpu_ratios"][name] = timing.ratios(), timing.ratios(cpu=True)
+    found["decode"] = benchmark_decode.measure(checkpoint, data, repeats, reference=True, loads=list(DECODE.values()))
+    for name, load in DECODE.items():
+        for key, kind in (("ratios", "seconds"), ("cpu_ratios", "cpu_seconds")):
+            found[key][name] = decode_ratios(found["decode"]["workloads"][load][kind])
     return found
 
 
@@ -187,19 +193,19 @@ def report(found: dict[str, Any]) -> str:
             )
         shown = (f"{statistics.median(r):.2f} ({r[0]:.2f} to {r[-1]:.2f})" for r in (ratios, found["cpu_ratios"][name]))
         lines.append(f"| {name} | {' | '.join(shown)} | {' | '.join(rates)} |")
-    share = found["padding"]
-    lines.append(
-        f"stream: {share['samples_a_step']:.1f} samples a step; padding {share['ours_tokens']:.1%} of places and "
-        f"{share['ours_tiles']:.1%} of tiles packed, {share['theirs_tokens']:.1%} of places padded"
-    )
+    for name, share in found["padding"].items():
+        lines.append(
+            f"{name}: {share['samples_a_step']:.1f} samples a step; padding {share['ours_tokens']:.1%} of places and "
+            f"{share['ours_tiles']:.1%} of tiles packed, {share['theirs_tokens']:.1%} of places padded"
+        )
     worst = max(timing["loss"] for timing in found["timings"].values())
     lines.append(f"losses of the two agree to {worst:.1e}")
     return "\n".join(lines)
 
 
 def summary(found: dict[str, Any]) -> dict[str, float]:
-    """Medians of the ratios, ours / theirs: higher is better."""
-    return {name: round(statistics.median(ratios), 3) for name, ratios in found["ratios"].items()}
+    """Medians of the three main ratios, ours / theirs: higher is better."""
+    return {name: round(statistics.median(found["ratios"][name]), 3) for name in MAIN}
 
 
 def interleaved(
@@ -228,37 +234,6 @@ def interleaved(
     return Timings(wall[ours], wall[theirs], cpu[ours], cpu[theirs], max(differences))
 
 
-def dense_rows(config: RunConfig) -> list[list[Example]]:
-    """`train.batch_rows` rows, each one sample that fills its places, with as many tiles as an image has at most.
-
-    Raises:
-        ConfigError: a row has no room for an image and some text.
-    """
-    data, inputs, model = config.data, config.inputs, config.model
-    tiles = min(inputs.max_tiles + inputs.thumbnail, data.tiles_per_row)
-    text = data.tokens_per_row - tiles * (1 + model.tokens_per_tile)
-    if text < 2:
-        raise ConfigError(f"data.tokens_per_row: {data.tokens_per_row} places do not hold {tiles} tiles and some text")
-    random = np.random.default_rng(0)
-    return [[synthetic_example(config, text, tiles, random)] for _ in range(config.train.batch_rows)]
-
-
-def stream_rows(config: RunConfig, steps: int) -> list[list[list[Example]]]:
-    """The samples of each row of each of the run's first steps.
-
-    Raises:
-        DatasetError, PlanError: as `make_plan`.
-    """
-    plan, data = make_plan(config, steps), config.data
-    sources, builder = open_sources(config), ExampleBuilder(config.inputs, config.model)
-
-    def build(dataset: int, sample: int) -> Example:
-        return builder.build_counted(sources[dataset][sample], data.tokens_per_row, data.tiles_per_row)[0]
-
-    rows = [[build(*drawn) for drawn in plan.row(row)] for row in range(steps * config.train.batch_rows)]
-    return [rows[i : i + config.train.batch_rows] for i in range(0, len(rows), config.train.batch_rows)]
-
-
 def padded(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Token ids, labels, attention mask and which places hold an image token, all [samples, the longest's length]."""
     shape = (len(examples), max(len(example.tokens) for example in examples))
@@ -269,24 +244,6 @@ def padded(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray, np.ndar
         tokens[row, own], mask[row, own], shown[row, own] = example.tokens, 1, example.image_slots >= 0
         labels[row, own] = np.where(example.loss_weights > 0, example.targets, NOT_TRAINED)
     return tokens, labels, mask, shown
-
-
-def padding(config: RunConfig, stream: Iterable[Rows]) -> dict[str, float]:
-    """What of the places and tiles is padding, here and there, over the whole stream."""
-    counts = np.zeros(6)
-    data = config.data
-    for rows in stream:
-        examples = [example for row in rows for example in row]
-        tokens, tiles = (sum(len(getattr(e, name)) for e in examples) for name in ("tokens", "tiles"))
-        ours = len(rows) * np.array([data.tokens_per_row, data.tiles_per_row])
-        counts += [len(examples), tokens, tiles, *ours, len(examples) * max(len(e.tokens) for e in examples)]
-    samples, tokens, tiles, places, tile_places, padded_places = counts
-    return {
-        "samples_a_step": samples / STREAM,
-        "ours_tokens": 1 - tokens / places,
-        "ours_tiles": 1 - tiles / max(tile_places, 1),
-        "theirs_tokens": 1 - tokens / padded_places,
-    }
 
 
 def decode_ratios(seconds: dict[str, list[float]]) -> list[float]:
@@ -301,4 +258,3 @@ def set_threads() -> None:
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch import benchmark_torch
+from launch import benchmark_streams, benchmark_torch
 from nvlm_jax.config import InputConfig
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.planning.synthetic import synthetic_example
@@ -42,7 +42,7 @@ def test_the_same_losses(run, monkeypatch):
         for row in ([(9, 1), (11, 1)], [(25, 0)], [(4, 2)], [])
     ]
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokens_per_row=32))
-    dense = benchmark_torch.dense_rows(config)
+    dense = benchmark_streams.dense_rows(config)
     assert {len(row[0].tokens) for row in dense} == {32} and {len(row[0].tiles) for row in dense} == {4}
     losses = [(ours.step(rows), theirs.step(rows)) for rows in (mixed, dense, mixed, dense)]
     found, expected = np.array(losses).T
@@ -54,7 +54,7 @@ def test_padding_is_counted(run):
     config, _ = run
     random = np.random.default_rng(0)
     rows = [[synthetic_example(config, text, 0, random) for text in row] for row in ((10, 12), (30,))]
-    share = benchmark_torch.padding(config, [rows])
+    share = benchmark_streams.padding(config, [rows])
     assert share["ours_tokens"] == pytest.approx(1 - 52 / 64) and share["theirs_tokens"] == pytest.approx(1 - 52 / 90)
     assert share["ours_tiles"] == 1.0
 
