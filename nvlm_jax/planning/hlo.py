@@ -20,6 +20,9 @@ HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\) -> .*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 CALLED = re.compile(r"(?:calls|body|condition|to_apply)=%?([\w.-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+MESH_GROUPS = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+)
 COUNTER = re.compile(r"[su]32\[\]")
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 
@@ -149,24 +152,27 @@ def _groups(rest: str, kind: str, devices: int) -> np.ndarray:
         numbers = np.array([int(n) for n in re.findall(r"\d+", pairs)]).reshape(-1, 2)
         moved = numbers[numbers[:, 0] != numbers[:, 1]]
         return moved if len(moved) else numbers[:1, :1]
-    if found := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest):
+    if found := MESH_GROUPS.search(rest):
         names = re.findall(r"'(\w+)'=(\d+)", found[1])
-        chosen = re.findall(r"'(\w+)'", found[2])
-        numbers = np.arange(devices).reshape([int(size) for _, size in names])
+        chosen = re.findall(r"'(\w+)'", found[4])
+        numbers = _iota(found[2] or str(devices), found[3]).reshape([int(size) for _, size in names])
         inside = [i for i, (name, _) in enumerate(names) if name in chosen]
         outside = [i for i in range(len(names)) if i not in inside]
         members = math.prod(numbers.shape[i] for i in inside)
         return numbers.transpose(*outside, *inside).reshape(-1, members)
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        shape, source = ([int(n) for n in text.split(",")] for text in found.groups()[:2])
-        numbers = np.arange(math.prod(source)).reshape(source)
-        if found[3]:
-            numbers = numbers.transpose([int(n) for n in found[3].split(",")])
-        return numbers.reshape(shape)
+        return _iota(found[2], found[3]).reshape([int(n) for n in found[1].split(",")])
     found = re.search(r"replica_groups=\{\{(.*?)\}\}", rest)
     if found is None:
         return np.arange(devices)[None]
     return np.array([[int(n) for n in group.split(",")] for group in found[1].split("},{")])
+
+
+def _iota(shape: str, order: str | None) -> np.ndarray:
+    """0, 1, 2 ... in `shape`, its dimensions then in another order."""
+    sizes = [int(n) for n in shape.split(",")]
+    numbers = np.arange(math.prod(sizes)).reshape(sizes)
+    return numbers.transpose([int(n) for n in order.split(",")]) if order else numbers
 
 
 def _span(groups: np.ndarray, names: tuple[str, ...], sizes: tuple[int, ...]) -> str:

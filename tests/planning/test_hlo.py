@@ -70,6 +70,7 @@ ENTRY %main.1 (a: bf16[8,8], b: bf16[32,32]) -> bf16[8,8] {
   %w.2 = (s32[], bf16[8,8]) while(%a), condition=%outer_condition, body=%outer_body, backend_config={"known_trip_count":{"n":"5"}}
   %w.3 = (bf16[8,8], u32[]) while(%a), condition=%windowed_condition, body=%windowed_body
   %f.1 = bf16[16,32]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.1
+  %g.2 = bf16[16,8]{1,0} all-gather(%b), channel_id=6, replica_groups=mesh['a'=4,'b'=1,'c'=2], device_ids=([2,4]T(1,0)) {'a'}, dimensions={0}
   %e.1 = bf16[8,8]{1,0} all-to-all(%a), channel_id=5, replica_groups=[1,8]<=[8], dimensions={0}
   ROOT %out = bf16[8,8] get-tuple-element(%w.2), index=1
 }
@@ -84,9 +85,11 @@ def test_every_collective_with_its_axes_bytes_and_times():
         ("collective-permute", "tensor"): (8.0, 5.0),
         ("collective-permute", "fsdp"): (8.0, 8.0),  # up to 16 by twos
         ("reduce-scatter", "fsdp"): (32 * 32 * 2 / 2, 1.0),
+        ("all-gather", "tensor+context"): (192.0, 1.0),  # of 0 to 3, and of 4 to 7: device_ids renumbers the groups
         ("all-to-all", "fsdp+tensor+context"): (8 * 8 * 2 * 7 / 8, 1.0),
     }
     totals = bytes_by_axis(collectives(PROGRAM, AXES, SIZES))
+    assert totals.pop("tensor+context") == 192.0
     assert totals == {"fsdp": 15 * 128 + 1024 + 8 * 8, "context": 320.0, "fsdp+tensor+context": 112.0, "tensor": 40.0}
     assert next(iter(totals)) == "fsdp"  # the most first
 
