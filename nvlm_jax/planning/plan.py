@@ -31,6 +31,7 @@ from nvlm_jax.planning.estimate import hbm_traffic, held_by_hand
 from nvlm_jax.planning.hlo import bytes_by_axis
 
 SECONDS_A_DAY = 86400
+ADDED_FROM = 64  # chips of one group, see `adds_up`
 BLOCK = 512  # queries and keys of a kernel's block
 
 
@@ -115,6 +116,8 @@ def make_plan(config: RunConfig, chip: Chip, mesh: Mesh, compiled: Compiled, loa
     plan |= cross_check
     if not plan["fits"]:
         plan["advice"] = advice(config, mesh, compiled, limit)
+    elif chip.tpu and (found := gathered_by_adding(mesh, compiled)):
+        plan["advice"] = found
     return plan
 
 
@@ -131,6 +134,26 @@ def axis_bandwidth(mesh: Mesh, axes: str, chip: Chip) -> float:
     coordinates = np.array([device.coords for device in group])
     spanned = int((coordinates != coordinates[0]).any(axis=0).sum())
     return max(spanned, 1) * 2 * chip.link_bandwidth
+
+
+def adds_up(mesh: Mesh, chip: Chip) -> bool:
+    """Whether XLA gathers what `fsdp` splits by adding up zeros and parts, which sends twice as much.
+
+    Seen (libtpu 0.0.42, v5p) where all of 64 or 128 chips are one group; not of 8, 16 and 32, nor in two groups of 64.
+    """
+    return chip.tpu and mesh.shape["fsdp"] == mesh.size >= ADDED_FROM
+
+
+def gathered_by_adding(mesh: Mesh, compiled: Compiled) -> str:
+    """What to do where the compiled program does so; empty where it does not."""
+    sent = [(c.kind, c.bytes * c.times) for c in compiled.collectives if c.axes == "fsdp"]
+    total, added = sum(count for _, count in sent), sum(count for kind, count in sent if kind == "all-reduce")
+    if 2 * added <= total or mesh.shape["fsdp"] < mesh.size or mesh.size % 2:
+        return ""
+    return (
+        f"{added / 1e9:.1f} of the {total / 1e9:.1f} GB along fsdp are all-reduces: in one group of all chips XLA "
+        f"gathers weights by adding them up, which sends twice as much; --mesh=data=2,fsdp={mesh.size // 2} does not"
+    )
 
 
 def advice(config: RunConfig, mesh: Mesh, compiled: Compiled, limit: float) -> str:

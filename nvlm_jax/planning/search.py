@@ -14,7 +14,7 @@ from nvlm_jax.models.flops import executed_flops, padded_work
 from nvlm_jax.parallel.mesh import check_run, make_mesh
 from nvlm_jax.planning.chips import Chip
 from nvlm_jax.planning.estimate import held_by_hand, shares
-from nvlm_jax.planning.plan import axis_bandwidth
+from nvlm_jax.planning.plan import adds_up, axis_bandwidth
 
 MARGIN = 1.15  # of memory counted by hand, which is no more exact than that
 
@@ -72,7 +72,8 @@ def seconds_by_hand(config: RunConfig, mesh: Mesh, chip: Chip) -> float:
     count = config.train.accumulation
     network = 0.0
     if mesh.shape["fsdp"] > 1:
-        network += count * (passes + 1) * weights / mesh.shape["tensor"] / axis_bandwidth(mesh, "fsdp", chip)
+        sent = weights * (2 if adds_up(mesh, chip) else 1)
+        network += count * (passes + 1) * sent / mesh.shape["tensor"] / axis_bandwidth(mesh, "fsdp", chip)
     if mesh.shape["tensor"] > 1:
         exchanged = d.layers * 4 * (passes + 1) * share.rows * share.places * d.width * 2
         network += count * exchanged / axis_bandwidth(mesh, "tensor", chip)

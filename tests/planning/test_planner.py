@@ -1,6 +1,7 @@
 """The planner against hand counts, and what it says of plans that cannot be."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -14,7 +15,16 @@ from nvlm_jax.planning import page
 from nvlm_jax.planning.chips import CHIPS, GIB, parse_topology
 from nvlm_jax.planning.compile import Compiled, _exceeded, compile_for, tpu_devices
 from nvlm_jax.planning.estimate import held_by_hand
-from nvlm_jax.planning.plan import Workload, axis_bandwidth, make_plan, met_work, useful_work
+from nvlm_jax.planning.hlo import Collective
+from nvlm_jax.planning.plan import (
+    Workload,
+    adds_up,
+    axis_bandwidth,
+    gathered_by_adding,
+    make_plan,
+    met_work,
+    useful_work,
+)
 from nvlm_jax.planning.search import candidates, chip_hours
 from tests.tiny import make_run_config
 
@@ -116,6 +126,23 @@ def test_a_step_that_does_not_fit_says_what_would_help():
     assert "--config.train.accumulation=2 (2 rows a device now)" in plan["advice"] and "data=1" in plan["advice"]
     memory |= {"optimizer": 90e9}
     assert "about 8 such chips would hold them" in on_tpu(config, Compiled(memory, *used, False, [], 1.0))["advice"]
+
+
+def test_gathers_that_add_up_are_named():
+    """As XLA has them for one group of all of 64 chips or more; data=2 has two groups."""
+    parts = [Collective("all-reduce", "fsdp", 4e9, 2.0), Collective("all-gather", "fsdp", 1e9, 1.0)]
+    one, two = ({"fsdp": 128}, 128), ({"data": 2, "fsdp": 64}, 128)
+    one, two = (SimpleNamespace(shape=shape, size=size) for shape, size in (one, two))
+
+    def advice(mesh, found):
+        return gathered_by_adding(mesh, Compiled({}, 0.0, None, True, found, 0.0))
+
+    assert "8.0 of the 9.0 GB along fsdp are all-reduces" in advice(one, parts)
+    assert advice(one, parts).endswith("--mesh=data=2,fsdp=64 does not")
+    assert advice(one, parts[1:]) == advice(two, parts) == ""
+    chip = CHIPS["v5p"]
+    assert adds_up(one, chip) and not adds_up(one, CHIPS["h100"]) and not adds_up(two, chip)
+    assert not adds_up(SimpleNamespace(shape={"fsdp": 32}, size=32), chip)
 
 
 def test_search_ranks_what_fits_and_divides():
