@@ -147,12 +147,14 @@ class Decoder(nnx.Module):
         return jnp.einsum("...d,vd->...v", hidden, self.embedding[...].astype(hidden.dtype)).astype(jnp.float32)
 
     def logits_by_chunks(self) -> Callable[[jax.Array], jax.Array]:
-        """`logits`, for one part of the rows after the other: several devices bring the weights together once, here."""
-        if not split():
-            return self.logits
+        """`logits`, for one part of the rows after the other, as a pytree whose leaf is the weights [D, V].
+
+        Several devices bring the weights together once, here, in the dtype of the computation.
+        """
         table = self.embedding[...].T if self.head is None else self.head.kernel[...]
-        table = constrain(table.astype(jnp.dtype(self.dtype)), None, "vocab")
-        return lambda hidden: (hidden @ table).astype(jnp.float32)
+        if split():
+            table = constrain(table.astype(jnp.dtype(self.dtype)), None, "vocab")
+        return jax.tree_util.Partial(_product, table)
 
     def __call__(
         self,
@@ -218,6 +220,10 @@ class Decoder(nnx.Module):
 def pick(x: jax.Array, only: jax.Array) -> jax.Array:
     """One place a row: [B, S, ...] and int32 [B] -> [B, 1, ...]."""
     return x[jnp.arange(len(only)), only][:, None]
+
+
+def _product(table: jax.Array, hidden: jax.Array) -> jax.Array:
+    return (hidden @ table.astype(hidden.dtype)).astype(jnp.float32)
 
 
 def _cut(layers: nnx.Module, first: int, end: int) -> nnx.Module:

@@ -119,8 +119,10 @@ def _activations(config: RunConfig, mesh: Mesh, gradients: float) -> tuple[float
     inside = tokens * (3 * d.width + 4 * d.ff / tensor + 3 * d.heads * d.head_dim / tensor) * item
     gathered = 2 * item * (2 * d.width * d.heads * d.head_dim + 3 * d.width * d.ff) / tensor
     chunk = min(model.loss_chunk, config.data.tokens_per_row) / mesh.shape["context"]
-    # Scores in float32 and their gradient; the head's weights, gathered, and the gradient of those.
-    loss = share.rows * chunk * vocabulary * (4 + item) + d.width * vocabulary * 2 * item
+    # Scores in float32 and their gradient; the head's weights, gathered, and the gradient of those, which a device that
+    # shares no row adds up in float32.
+    gradient = item if tensor * mesh.shape["context"] > 1 else 4 + item
+    loss = share.rows * chunk * vocabulary * (4 + item) + d.width * vocabulary * (item + gradient)
     patches = 1 + (model.vision.image_size // model.vision.patch_size) ** 2
     vision = share.tiles * patches * (4 * model.vision.width + 2 * model.vision.ff) * item
     return kept, max(inside + gathered + gradients, loss, vision)

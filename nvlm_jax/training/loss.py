@@ -7,23 +7,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from nvlm_jax.models.axes import constrain, split
+from nvlm_jax.models.axes import by_part, constrain, parts, split
 
 PARTS = 6  # of a row, at least, for one of them to be left out where few places are wanted
-Loss = Callable[[jax.Array, jax.Array], jax.Array]  # hidden [B, c, D], targets int32 [B, c] -> float32 [B, c]
+Logits = Callable[[jax.Array], jax.Array]  # hidden [B, c, D] -> float32 [B, c, V]; a pytree, its leaves the weights
 
 
 @jax.named_scope("loss")
-def token_nll(
-    logits: Callable[[jax.Array], jax.Array], hidden: jax.Array, targets: jax.Array, wanted: jax.Array, chunk: int
-) -> jax.Array:
+def token_nll(logits: Logits, hidden: jax.Array, targets: jax.Array, wanted: jax.Array, chunk: int) -> jax.Array:
     """-log p(target) of the wanted places, their logits computed `chunk` places of the rows at a time, also backward.
 
-    Few places of a conversation with a picture are trained. On one device each row's wanted places are put first, and
-    no logits are computed behind the last of them in any row.
+    Few places of a conversation with a picture are trained. Each row's wanted places are put first, and a device that
+    holds whole rows computes no logits behind the last of them in any of its rows.
 
     Args:
-        logits: hidden [B, c, D] -> float32 [B, c, V].
+        logits: of a model, `logits_by_chunks()`.
         hidden: [B, S, D].
         targets: int32 [B, S].
         wanted: bool [B, S].
@@ -32,48 +30,91 @@ def token_nll(
     Returns:
         float32 [B, S]; 0 where not wanted.
     """
+    if parts("places") * parts("between") * parts("vocab") > 1:
+        return _everywhere(logits, hidden, targets, wanted, chunk)
+    if not split():
+        return _wanted_first(logits, hidden, targets, wanted, chunk)
+    # Each device its own rows: the compiler would keep all of them at the same chunk.
+    leaves, tree = jax.tree.flatten(logits)
 
-    def nll(hidden: jax.Array, targets: jax.Array) -> jax.Array:
-        scores = constrain(logits(hidden), "rows", "places", "vocab")
-        # A sum over one place instead of a look-up, which would gather the vocabulary where it is split.
-        chosen = jnp.arange(scores.shape[-1]) == targets[..., None]
-        return jax.nn.logsumexp(scores, axis=-1) - jnp.where(chosen, scores, 0.0).sum(axis=-1)
+    def own_rows(hidden: jax.Array, targets: jax.Array, wanted: jax.Array, *leaves: jax.Array) -> jax.Array:
+        return _wanted_first(jax.tree.unflatten(tree, leaves), hidden, targets, wanted, chunk)
 
-    s = targets.shape[1]
-    most, compute = (chunk, _everywhere) if split() else (min(chunk, max(s // PARTS, 1)), _wanted_first)
-    size = max(n for n in range(1, min(most, s) + 1) if s % n == 0)
-    return compute(nll, hidden, targets, wanted, size)
+    names = [("rows", None, None), ("rows", None), ("rows", None), *((None,) * leaf.ndim for leaf in leaves)]
+    return by_part(own_rows, names, ("rows", None))(hidden, targets, wanted, *leaves)
 
 
-def _everywhere(nll: Loss, hidden: jax.Array, targets: jax.Array, wanted: jax.Array, size: int) -> jax.Array:
-    """For several devices, which would add up the vocabulary's gradient anew for each chunk that may be left out."""
+def _nll(scores: jax.Array, targets: jax.Array) -> jax.Array:
+    """Of every place: float32 [B, c] of logits [B, c, V] and targets [B, c]."""
+    # A sum over one place instead of a look-up, which would gather the vocabulary where it is split.
+    chosen = jnp.arange(scores.shape[-1]) == targets[..., None]
+    return jax.nn.logsumexp(scores, axis=-1) - jnp.where(chosen, scores, 0.0).sum(axis=-1)
+
+
+def _everywhere(logits: Logits, hidden: jax.Array, targets: jax.Array, wanted: jax.Array, chunk: int) -> jax.Array:
+    """For devices that share rows or the vocabulary: every chunk, to which all of them belong."""
     b, s = targets.shape
+    size = _divisor(s, chunk)
 
     def cut(x: jax.Array) -> jax.Array:
         # Every n-th place to each of the n chunks: wherever a row is cut over devices, all have a part of each chunk.
         return jnp.moveaxis(x.reshape(b, size, s // size, *x.shape[2:]), 2, 0)
 
-    step = jax.checkpoint(lambda _, part: (None, nll(*part)))
+    @jax.checkpoint
+    def step(_: None, part: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        hidden, targets = part
+        return None, _nll(constrain(logits(hidden), "rows", "places", "vocab"), targets)
+
     _, found = jax.lax.scan(step, None, (cut(constrain(hidden, "rows", "places", None)), cut(targets)))
     return jnp.where(wanted, jnp.moveaxis(found, 0, 2).reshape(b, s), 0.0)
 
 
-def _wanted_first(nll: Loss, hidden: jax.Array, targets: jax.Array, wanted: jax.Array, size: int) -> jax.Array:
+def _wanted_first(logits: Logits, hidden: jax.Array, targets: jax.Array, wanted: jax.Array, chunk: int) -> jax.Array:
     """Each row's wanted places before the others, and no chunk behind the last of them."""
     b, s = targets.shape
+    size = _divisor(s, min(chunk, max(s // PARTS, 1)))
     order = jnp.argsort(~wanted, axis=1, stable=True)
-    back, most = jnp.argsort(order, axis=1), wanted.sum(axis=1).max()
+    back, count = jnp.argsort(order, axis=1), -(-wanted.sum(axis=1).max() // size)
 
     def cut(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(_reordered(x, order, back).reshape(b, s // size, size, *x.shape[2:]), 1, 0)
 
-    @jax.checkpoint
-    def step(_: None, part: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
-        start, hidden, targets = part
-        return None, jax.lax.cond(start < most, nll, lambda *_: jnp.zeros((b, size), jnp.float32), hidden, targets)
-
-    _, found = jax.lax.scan(step, None, (jnp.arange(0, s, size), cut(hidden), cut(targets)))
+    found = _first_chunks(logits, cut(hidden), cut(targets), count)
     return jnp.where(wanted, _reordered(jnp.moveaxis(found, 0, 1).reshape(b, s), back, order), 0.0)
+
+
+@jax.custom_vjp
+def _first_chunks(logits: Logits, hidden: jax.Array, targets: jax.Array, count: jax.Array) -> jax.Array:
+    """`_nll` of the first `count` chunks [n, B, c]; 0 of the others, of which nothing is computed, nor backward."""
+
+    def chunk(i: jax.Array, found: jax.Array) -> jax.Array:
+        return found.at[i].set(_nll(logits(hidden[i]), targets[i]))
+
+    return jax.lax.fori_loop(0, count, chunk, jnp.zeros(targets.shape))
+
+
+def _first_chunks_backward(kept: tuple, gradient: jax.Array) -> tuple:
+    """Differentiating the loop would add zeros to the weights' gradient for each chunk that is left out."""
+    logits, hidden, targets, count = kept
+
+    def chunk(i: jax.Array, found: tuple) -> tuple:
+        d_logits, d_hidden = found
+        _, pull = jax.vjp(lambda logits, hidden: _nll(logits(hidden), targets[i]), logits, hidden[i])
+        more, d_chunk = pull(gradient[i])
+        d_logits = jax.tree.map(lambda a, b: a + b.astype(a.dtype), d_logits, more)
+        return d_logits, d_hidden.at[i].set(d_chunk)
+
+    start = jax.tree.map(lambda a: jnp.zeros(a.shape), logits), jnp.zeros_like(hidden)
+    d_logits, d_hidden = jax.lax.fori_loop(0, count, chunk, start)
+    return jax.tree.map(lambda d, a: d.astype(a.dtype), d_logits, logits), d_hidden, None, None
+
+
+_first_chunks.defvjp(lambda *arguments: (_first_chunks(*arguments), arguments), _first_chunks_backward)
+
+
+def _divisor(s: int, most: int) -> int:
+    """The largest divisor of `s` up to `most`."""
+    return max(n for n in range(1, min(most, s) + 1) if s % n == 0)
 
 
 @jax.custom_vjp

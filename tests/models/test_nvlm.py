@@ -192,7 +192,7 @@ def test_a_loss_has_no_gradient_by_an_image_that_comes_later():
         memory = model.memory(batch, image_tokens, index)
         x = model.embed(batch.tokens, image_tokens, batch.image_slots)
         hidden, _ = model.decoder(x, batch.positions, mask, model.cross_attention, memory)
-        nll = token_nll(model.logits, hidden, batch.targets, jnp.asarray(before_it), 128)
+        nll = token_nll(model.logits_by_chunks(), hidden, batch.targets, jnp.asarray(before_it), 128)
         return (nll * before_it).sum()
 
     gradient = np.asarray(jax.grad(loss)(model.image_tokens(batch.tiles)))[0]
@@ -246,7 +246,7 @@ def test_no_mask_and_no_logits_of_full_size_exist(arch):
 
     def loss(params, batch):
         model, wanted = nnx.merge(graphdef, params), batch.loss_weights > 0
-        nll = token_nll(model.logits, model.hidden(batch), batch.targets, wanted, config.loss_chunk)
+        nll = token_nll(model.logits_by_chunks(), model.hidden(batch), batch.targets, wanted, config.loss_chunk)
         return (nll * batch.loss_weights).sum()
 
     shapes = array_shapes(jax.make_jaxpr(jax.grad(loss))(params, batch).jaxpr)

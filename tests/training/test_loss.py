@@ -5,10 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nvlm_jax.training import loss
+from nvlm_jax.config import MeshConfig
+from nvlm_jax.models.axes import laid_out
+from nvlm_jax.parallel.mesh import make_mesh
+from nvlm_jax.parallel.sharding import mesh_layout
 from nvlm_jax.training.loss import token_nll
 
-B, S, D, V = 3, 24, 8, 11
+B, S, D, V = 4, 24, 8, 12
+MESHES = {
+    "one device": None,
+    "rows": MeshConfig(fsdp=4),
+    "rows and vocabulary": MeshConfig(fsdp=2, tensor=2),
+    "places": MeshConfig(fsdp=2, context=2),
+}
 
 
 def arrays(seed: int = 0):
@@ -29,21 +38,26 @@ PATTERNS = {
     "all": np.ones((B, S), bool),
     "none": np.zeros((B, S), bool),
     "some": np.random.default_rng(0).random((B, S)) < 0.3,
-    "a row of none": np.arange(S) % 2 == np.array([[0], [1], [2]]),
+    "a row of none": np.arange(S) % 2 == np.array([[0], [1], [2], [0]]),
     "the last place": np.broadcast_to(np.arange(S) == S - 1, (B, S)),
 }
 
 
-@pytest.mark.parametrize("devices", ["one", "several"])
+def on(mesh):
+    """What is traced in it, gradients too, is for four devices."""
+    return laid_out(mesh and mesh_layout(make_mesh(mesh, jax.devices()[:4])))
+
+
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
 @pytest.mark.parametrize("chunk", [4, 7, 100])
 @pytest.mark.parametrize("wanted", PATTERNS.values(), ids=PATTERNS)
-def test_values_and_gradients_are_those_of_a_softmax_over_everything(wanted, chunk, devices, monkeypatch):
-    monkeypatch.setattr(loss, "split", lambda: devices == "several")
+def test_values_and_gradients_are_those_of_a_softmax_over_everything(wanted, chunk, mesh):
     hidden, table, targets = arrays()
     weights = jax.random.uniform(jax.random.key(5), (B, S))
 
     def ours(hidden, table):
-        return token_nll(lambda part: part @ table, hidden, targets, jnp.asarray(wanted), chunk)
+        logits = jax.tree_util.Partial(lambda table, part: part @ table, table)
+        return token_nll(logits, hidden, targets, jnp.asarray(wanted), chunk)
 
     def total(of):
         return jax.jit(jax.grad(lambda *arguments: (of(*arguments) * weights).sum(), argnums=(0, 1)))
@@ -51,8 +65,10 @@ def test_values_and_gradients_are_those_of_a_softmax_over_everything(wanted, chu
     def plain(hidden, table):
         return by_softmax(hidden, table, targets, wanted)
 
-    np.testing.assert_allclose(jax.jit(ours)(hidden, table), plain(hidden, table), rtol=1e-5, atol=1e-6)
-    for found, want in zip(total(ours)(hidden, table), total(plain)(hidden, table), strict=True):
+    with on(mesh):
+        value, gradients = jax.jit(ours)(hidden, table), total(ours)(hidden, table)
+    np.testing.assert_allclose(value, plain(hidden, table), rtol=1e-5, atol=1e-6)
+    for found, want in zip(gradients, total(plain)(hidden, table), strict=True):
         np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
 
 
@@ -62,10 +78,32 @@ def test_chunks_behind_the_last_wanted_place_are_left_out(most, chunks):
     wanted = jnp.zeros((B, S), bool).at[1, S - most :].set(most > 0)
     computed = []
 
-    def logits(part):
+    def logits(table, part):
         jax.debug.callback(lambda: computed.append(part.shape))
         return part @ table
 
-    jax.block_until_ready(jax.jit(lambda: token_nll(logits, hidden, targets, wanted, 4))())
+    head = jax.tree_util.Partial(logits, table)
+    jax.block_until_ready(jax.jit(lambda: token_nll(head, hidden, targets, wanted, 4))())
     jax.effects_barrier()
     assert computed == [(B, 4, D)] * chunks
+
+
+def test_each_device_leaves_out_chunks_behind_the_last_wanted_place_of_its_own_rows():
+    """And the weights' gradient is added up over the devices once, not in each chunk that may be left out."""
+    hidden, table, targets = arrays()
+    wanted = jnp.arange(S) < jnp.array([[5], [0], [9], [1]])  # of chunks of four places: 2, 0, 3 and 1
+    computed = []
+
+    def logits(table, part):
+        jax.debug.callback(lambda: computed.append(part.shape))
+        return part @ table
+
+    def total(table):
+        return token_nll(jax.tree_util.Partial(logits, table), hidden, targets, wanted, 4).sum()
+
+    with on(MESHES["rows"]):
+        jax.block_until_ready(jax.jit(total)(table))
+        jax.effects_barrier()
+        assert computed == [(1, 4, D)] * 6
+        program = jax.jit(jax.grad(total)).lower(table).compile().as_text()
+    assert program.count(" all-reduce(") == 1

@@ -73,7 +73,7 @@ def mean_of_row_means(model, batch) -> float:
 
     @jax.jit
     def of(batch):
-        return token_nll(model.logits, model.hidden(batch), batch.targets, batch.loss_weights > 0, 32)
+        return token_nll(model.logits_by_chunks(), model.hidden(batch), batch.targets, batch.loss_weights > 0, 32)
 
     nll = np.asarray(of(batch))
     rows = [np.average(n, weights=w) for n, w in zip(nll, batch.loss_weights, strict=True) if w.any()]
