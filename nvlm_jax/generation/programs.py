@@ -224,9 +224,10 @@ class Programs:
         taken, _, _, fresh, out = jax.lax.while_loop(going, step, start)
         number = jnp.arange(steps)
         valid = (number < taken) & (number < rows.left[:, None])
-        fresh, latest = joined_layers(fresh, layers), slice(offset, offset + steps)
-        fresh = KeyValues(fresh.keys[..., latest], fresh.values[..., latest, :])
-        pages = write_tokens(store.pages, rows.pages, rows.length[:, None] + number, fresh, valid)
+        latest = slice(offset, offset + steps)
+        new = [KeyValues(a.keys[..., latest], a.values[..., latest, :]) for a in (fresh if layers else [fresh])]
+        new = joined_layers(new, layers) if layers else new[0]
+        pages = write_tokens(store.pages, rows.pages, rows.length[:, None] + number, new, valid)
         return store._replace(pages=pages), out, taken
 
 
@@ -237,7 +238,7 @@ def _cache_of(pages: KeyValues, table: jax.Array, steps: int, layers: Layers) ->
     """
     table, more = jnp.asarray(table), pages_for(steps)
     if layers is None:
-        room = jax.tree.map(jnp.zeros_like, read_pages(pages, table[:, :1].repeat(more, 1)))
-        return read_pages(pages, table), room, 0
+        room = jax.eval_shape(read_pages, pages, table[:, :1].repeat(more, 1))
+        return read_pages(pages, table), jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), room), 0
     with_room = jnp.pad(table, ((0, 0), (0, more)))
     return None, [read_pages(pages, with_room, i) for i in range(len(layers))], table.shape[1] * PAGE

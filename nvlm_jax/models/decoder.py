@@ -6,7 +6,6 @@ L/G decoder layers). Parameters are stacked [L, ...] either way, so the three ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -146,7 +145,7 @@ class Decoder(nnx.Module):
             return self.head(hidden).astype(jnp.float32)
         return jnp.einsum("...d,vd->...v", hidden, self.embedding[...].astype(hidden.dtype)).astype(jnp.float32)
 
-    def logits_by_chunks(self) -> Callable[[jax.Array], jax.Array]:
+    def logits_by_chunks(self) -> jax.tree_util.Partial:
         """`logits`, for one part of the rows after the other, as a pytree whose leaf is the weights [D, V].
 
         Several devices bring the weights together once, here, in the dtype of the computation.

@@ -11,7 +11,6 @@ no other branch on the architecture in the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -92,8 +91,8 @@ class NVLM(nnx.Module):
         """[..., D] -> float32 [..., V]."""
         return self.decoder.logits(hidden)
 
-    def logits_by_chunks(self) -> Callable[[jax.Array], jax.Array]:
-        """`logits`, for one part of the rows after the other."""
+    def logits_by_chunks(self) -> jax.tree_util.Partial:
+        """`logits`, for one part of the rows after the other: a pytree whose leaf is the weights [D, V]."""
         return self.decoder.logits_by_chunks()
 
     def see(self, tiles: jax.Array, tile_index: jax.Array) -> Seen:

@@ -19,6 +19,7 @@ from nvlm_jax.models.flops import keys_per_tile
 from nvlm_jax.parallel.sharding import batch_shardings, state_shardings
 from nvlm_jax.planning.compile import abstract_batch, held_bytes
 from nvlm_jax.training.checkpoints import abstract_state, with_shardings
+from nvlm_jax.training.loss import chunk_size
 from nvlm_jax.training.step import SplitModel, TrainState
 
 
@@ -118,11 +119,14 @@ def _activations(config: RunConfig, mesh: Mesh, gradients: float) -> tuple[float
     tokens = share.rows * share.places
     inside = tokens * (3 * d.width + 4 * d.ff / tensor + 3 * d.heads * d.head_dim / tensor) * item
     gathered = 2 * item * (2 * d.width * d.heads * d.head_dim + 3 * d.width * d.ff) / tensor
-    chunk = min(model.loss_chunk, config.data.tokens_per_row) / mesh.shape["context"]
     # Scores in float32 and their gradient; the head's weights, gathered, and the gradient of those, which a device that
-    # shares no row adds up in float32.
-    gradient = item if tensor * mesh.shape["context"] > 1 else 4 + item
-    loss = share.rows * chunk * vocabulary * (4 + item) + d.width * vocabulary * (item + gradient)
+    # has whole rows and the whole vocabulary adds up in float32, hands over in its own dtype, and gets back.
+    chunk, head_gradient = chunk_size(config.data.tokens_per_row, model.loss_chunk), 4 + 2 * item
+    if tensor * mesh.shape["context"] > 1:
+        chunk = min(model.loss_chunk, config.data.tokens_per_row) / mesh.shape["context"]
+        head_gradient = item
+    head_gradient *= "decoder" in config.train.trainable
+    loss = share.rows * chunk * vocabulary * (4 + item) + d.width * vocabulary * (item + head_gradient)
     patches = 1 + (model.vision.image_size // model.vision.patch_size) ** 2
     vision = share.tiles * patches * (4 * model.vision.width + 2 * model.vision.ff) * item
     return kept, max(inside + gathered + gradients, loss, vision)

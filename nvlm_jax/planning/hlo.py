@@ -21,7 +21,7 @@ INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)
 CALLED = re.compile(r"(?:calls|body|condition|to_apply)=%?([\w.-]+)")
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 MESH_GROUPS = re.compile(
-    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+    r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((?:\[([\d,]+)\](?:T\(([\d,]+)\))?|([\d,]+))\))? \{([^}]*)\}"
 )
 COUNTER = re.compile(r"[su]32\[\]")
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
@@ -154,18 +154,23 @@ def _groups(rest: str, kind: str, devices: int) -> np.ndarray:
         return moved if len(moved) else numbers[:1, :1]
     if found := MESH_GROUPS.search(rest):
         names = re.findall(r"'(\w+)'=(\d+)", found[1])
-        chosen = re.findall(r"'(\w+)'", found[4])
-        numbers = _iota(found[2] or str(devices), found[3]).reshape([int(size) for _, size in names])
+        if ":" in found[5]:
+            raise ValueError(f"groups of a part of a mesh axis are not known here: {found[0]}")
+        chosen = re.findall(r"'(\w+)'", found[5])
+        listed = found[4] and np.array([int(n) for n in found[4].split(",")])
+        numbers = listed if listed is not None else _iota(found[2] or str(devices), found[3])
+        numbers = numbers.reshape([int(size) for _, size in names])
         inside = [i for i, (name, _) in enumerate(names) if name in chosen]
         outside = [i for i in range(len(names)) if i not in inside]
         members = math.prod(numbers.shape[i] for i in inside)
         return numbers.transpose(*outside, *inside).reshape(-1, members)
     if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
         return _iota(found[2], found[3]).reshape([int(n) for n in found[1].split(",")])
-    found = re.search(r"replica_groups=\{\{(.*?)\}\}", rest)
-    if found is None:
-        return np.arange(devices)[None]
-    return np.array([[int(n) for n in group.split(",")] for group in found[1].split("},{")])
+    if found := re.search(r"replica_groups=\{\{(.*?)\}\}", rest):
+        return np.array([[int(n) for n in group.split(",")] for group in found[1].split("},{")])
+    if "replica_groups=" in rest and "replica_groups={}" not in rest:
+        raise ValueError(f"groups in a notation that is not known here: {rest[rest.index('replica_groups=') :][:200]}")
+    return np.arange(devices)[None]
 
 
 def _iota(shape: str, order: str | None) -> np.ndarray:

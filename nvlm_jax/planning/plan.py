@@ -116,7 +116,7 @@ def make_plan(config: RunConfig, chip: Chip, mesh: Mesh, compiled: Compiled, loa
     plan |= cross_check
     if not plan["fits"]:
         plan["advice"] = advice(config, mesh, compiled, limit)
-    elif chip.tpu and (found := gathered_by_adding(mesh, compiled)):
+    elif found := added_up(mesh, chip, compiled):
         plan["advice"] = found
     return plan
 
@@ -137,22 +137,26 @@ def axis_bandwidth(mesh: Mesh, axes: str, chip: Chip) -> float:
 
 
 def adds_up(mesh: Mesh, chip: Chip) -> bool:
-    """Whether XLA gathers what `fsdp` splits by adding up zeros and parts, which sends twice as much.
+    """Whether XLA gathers weights along `fsdp`, and scatters their gradients, by all-reduces, which send twice as much.
 
     Seen (libtpu 0.0.42, v5p) where all of 64 or 128 chips are one group; not of 8, 16 and 32, nor in two groups of 64.
+    Assumed of larger groups and other TPUs.
     """
     return chip.tpu and mesh.shape["fsdp"] == mesh.size >= ADDED_FROM
 
 
-def gathered_by_adding(mesh: Mesh, compiled: Compiled) -> str:
+def added_up(mesh: Mesh, chip: Chip, compiled: Compiled) -> str:
     """What to do where the compiled program does so; empty where it does not."""
+    if not adds_up(mesh, chip) or mesh.size % 2:
+        return ""
     sent = [(c.kind, c.bytes * c.times) for c in compiled.collectives if c.axes == "fsdp"]
     total, added = sum(count for _, count in sent), sum(count for kind, count in sent if kind == "all-reduce")
-    if 2 * added <= total or mesh.shape["fsdp"] < mesh.size or mesh.size % 2:
+    if 2 * added <= total:
         return ""
     return (
         f"{added / 1e9:.1f} of the {total / 1e9:.1f} GB along fsdp are all-reduces: in one group of all chips XLA "
-        f"gathers weights by adding them up, which sends twice as much; --mesh=data=2,fsdp={mesh.size // 2} does not"
+        f"gathers weights by adding them up, which sends twice as much. --mesh=data=2,fsdp={mesh.size // 2} does not, "
+        "and each chip holds twice as much of parameters and optimizer"
     )
 
 

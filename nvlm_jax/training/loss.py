@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from nvlm_jax.models.axes import by_part, constrain, parts, split
 
@@ -18,7 +20,9 @@ def token_nll(logits: Logits, hidden: jax.Array, targets: jax.Array, wanted: jax
     """-log p(target) of the wanted places, their logits computed `chunk` places of the rows at a time, also backward.
 
     Few places of a conversation with a picture are trained. Each row's wanted places are put first, and a device that
-    holds whole rows computes no logits behind the last of them in any of its rows.
+    holds whole rows computes no logits behind the last of them in any of its rows. There the gradient of the weights is
+    added up in float32, over chunks; over devices in the dtype of the weights, as that of all others is. Only reverse
+    differentiation is defined.
 
     Args:
         logits: of a model, `logits_by_chunks()`.
@@ -54,7 +58,7 @@ def _nll(scores: jax.Array, targets: jax.Array) -> jax.Array:
 def _everywhere(logits: Logits, hidden: jax.Array, targets: jax.Array, wanted: jax.Array, chunk: int) -> jax.Array:
     """For devices that share rows or the vocabulary: every chunk, to which all of them belong."""
     b, s = targets.shape
-    size = _divisor(s, chunk)
+    size = max(n for n in range(1, min(chunk, s) + 1) if s % n == 0)
 
     def cut(x: jax.Array) -> jax.Array:
         # Every n-th place to each of the n chunks: wherever a row is cut over devices, all have a part of each chunk.
@@ -72,15 +76,18 @@ def _everywhere(logits: Logits, hidden: jax.Array, targets: jax.Array, wanted: j
 def _wanted_first(logits: Logits, hidden: jax.Array, targets: jax.Array, wanted: jax.Array, chunk: int) -> jax.Array:
     """Each row's wanted places before the others, and no chunk behind the last of them."""
     b, s = targets.shape
-    size = _divisor(s, min(chunk, max(s // PARTS, 1)))
+    size = chunk_size(s, chunk)
+    more = -s % size  # places behind the last, wanted by nobody
     order = jnp.argsort(~wanted, axis=1, stable=True)
     back, count = jnp.argsort(order, axis=1), -(-wanted.sum(axis=1).max() // size)
 
     def cut(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(_reordered(x, order, back).reshape(b, s // size, size, *x.shape[2:]), 1, 0)
+        x = jnp.pad(_reordered(x, order, back), ((0, 0), (0, more), *((0, 0),) * (x.ndim - 2)))
+        return jnp.moveaxis(x.reshape(b, (s + more) // size, size, *x.shape[2:]), 1, 0)
 
     found = _first_chunks(logits, cut(hidden), cut(targets), count)
-    return jnp.where(wanted, _reordered(jnp.moveaxis(found, 0, 1).reshape(b, s), back, order), 0.0)
+    found = jnp.moveaxis(found, 0, 1).reshape(b, s + more)[:, :s]
+    return jnp.where(wanted, _reordered(found, back, order), 0.0)
 
 
 @jax.custom_vjp
@@ -93,28 +100,43 @@ def _first_chunks(logits: Logits, hidden: jax.Array, targets: jax.Array, count: 
     return jax.lax.fori_loop(0, count, chunk, jnp.zeros(targets.shape))
 
 
-def _first_chunks_backward(kept: tuple, gradient: jax.Array) -> tuple:
+def _first_chunks_forward(*given: Any) -> tuple[jax.Array, tuple]:
+    trained = any(weight.perturbed for weight in jax.tree.leaves(given[0]))
+    arguments = jax.tree.map(lambda argument: argument.value, given)
+    return _first_chunks(*arguments), (arguments, () if trained else None)
+
+
+def _first_chunks_backward(kept: tuple, gradient: Any) -> tuple:
     """Differentiating the loop would add zeros to the weights' gradient for each chunk that is left out."""
-    logits, hidden, targets, count = kept
+    (logits, hidden, targets, count), trained = kept
+    if isinstance(gradient, SymbolicZero):
+        return None, None, None, None
 
     def chunk(i: jax.Array, found: tuple) -> tuple:
         d_logits, d_hidden = found
-        _, pull = jax.vjp(lambda logits, hidden: _nll(logits(hidden), targets[i]), logits, hidden[i])
-        more, d_chunk = pull(gradient[i])
-        d_logits = jax.tree.map(lambda a, b: a + b.astype(a.dtype), d_logits, more)
+        if trained is None:
+            [d_chunk] = jax.vjp(lambda hidden: _nll(logits(hidden), targets[i]), hidden[i])[1](gradient[i])
+        else:
+            of_chunk = jax.vjp(lambda logits, hidden: _nll(logits(hidden), targets[i]), logits, hidden[i])[1]
+            more, d_chunk = of_chunk(gradient[i])
+            d_logits = jax.tree.map(lambda a, b: a + b.astype(a.dtype), d_logits, more)
         return d_logits, d_hidden.at[i].set(d_chunk)
 
-    start = jax.tree.map(lambda a: jnp.zeros(a.shape), logits), jnp.zeros_like(hidden)
-    d_logits, d_hidden = jax.lax.fori_loop(0, count, chunk, start)
-    return jax.tree.map(lambda d, a: d.astype(a.dtype), d_logits, logits), d_hidden, None, None
+    zeros = None if trained is None else jax.tree.map(lambda a: jnp.zeros(a.shape), logits)
+    d_logits, d_hidden = jax.lax.fori_loop(0, count, chunk, (zeros, jnp.zeros_like(hidden)))
+    if trained is not None:
+        d_logits = jax.tree.map(lambda d, a: d.astype(a.dtype), d_logits, logits)
+    return d_logits, d_hidden, None, None
 
 
-_first_chunks.defvjp(lambda *arguments: (_first_chunks(*arguments), arguments), _first_chunks_backward)
+_first_chunks.defvjp(_first_chunks_forward, _first_chunks_backward, symbolic_zeros=True)
 
 
-def _divisor(s: int, most: int) -> int:
-    """The largest divisor of `s` up to `most`."""
-    return max(n for n in range(1, min(most, s) + 1) if s % n == 0)
+def chunk_size(places: int, chunk: int) -> int:
+    """Places of a chunk of a row on a device that holds whole rows and the whole vocabulary."""
+    most = min(chunk, max(places // PARTS, 1))
+    divisor = max(n for n in range(1, most + 1) if places % n == 0)
+    return divisor if 2 * divisor >= most else -(-places // -(-places // most))
 
 
 @jax.custom_vjp

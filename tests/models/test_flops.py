@@ -1,4 +1,4 @@
-"""The closed form against the matrix products of the traced step itself, each scan taken as often as it runs."""
+"""The closed form against the matrix products of the traced step itself, each loop taken as often as it runs."""
 
 import dataclasses
 import math
@@ -9,23 +9,24 @@ import pytest
 from configs.nvlm import PRETRAIN_PARTS, SFT_PARTS, model_config
 from nvlm_jax.models.flops import executed_flops, padded_work, sample_work, scaled, useful_flops
 from nvlm_jax.training.checkpoints import abstract_state
+from nvlm_jax.training.loss import chunk_size
 from nvlm_jax.training.step import make_train_step
 from tests.tiny import make_batch, make_run_config
 
 
-def products(jaxpr) -> float:
-    """FLOPs of all matrix products of a jaxpr, at any depth."""
+def products(jaxpr, chunks: int) -> float:
+    """FLOPs of all matrix products of a jaxpr, at any depth, the loss's loops run over so many chunks."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             ((contracted, _), _) = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
-        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        times = {"scan": equation.params.get("length"), "while": chunks}.get(equation.primitive.name, 1)
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                total += times * products(inner)
+                total += times * products(inner, chunks)
     return total
 
 
@@ -46,7 +47,9 @@ def test_executed_flops_are_those_of_the_step(arch, parts, remat):
     batch = make_batch(model, rows=8, seed=0)
     traced = jax.jit(make_train_step(split.graphdef, config, 2)).trace(state, split.frozen, batch)
     work = padded_work(model, *batch.tokens.shape, batch.tiles.shape[1])
-    assert sum(executed_flops(model, parts, work).values()) == products(traced.jaxpr.jaxpr)
+    places = batch.tokens.shape[1]
+    chunks = places // chunk_size(places, model.loss_chunk)
+    assert sum(executed_flops(model, parts, work).values()) == products(traced.jaxpr.jaxpr, chunks)
 
 
 def test_useful_flops_of_the_paper_models():

@@ -4,14 +4,17 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from nvlm_jax.config import MeshConfig
 from nvlm_jax.models.axes import laid_out
 from nvlm_jax.models.vision import gather_tiles, spread_tiles
 from nvlm_jax.parallel.mesh import PRESETS, make_mesh
 from nvlm_jax.parallel.sharding import mesh_layout
+from nvlm_jax.training.loss import token_nll
 from tests.tiny import TRAINABLE, make_batch, make_model, make_run_config
 from tests.training.test_step import OPEN, loss_and_gradients, relative
 
@@ -64,16 +67,25 @@ def test_tiles_spread_evenly_and_come_back():
     np.testing.assert_array_equal(back, tiles)
 
 
+@pytest.mark.parametrize("preset", ["fsdp8", "fsdp4-tp2"])
 @pytest.mark.parametrize("tied", [False, True])
-def test_the_loss_reads_the_vocabulary_as_the_head_does(tied):
+def test_the_loss_reads_the_vocabulary_as_the_head_does(tied, preset):
     config = make_run_config("d").model
     config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, tied_embeddings=tied))
-    decoder, mesh = make_model(config).decoder, make_mesh(PRESETS["fsdp4-tp2"])
-    hidden = jax.random.normal(jax.random.key(1), (8, 4, config.decoder.width))
+    graphdef, state = nnx.split(make_model(config).decoder)
+    hidden = jax.random.normal(jax.random.key(1), (8, 12, config.decoder.width))
+    targets = jax.random.randint(jax.random.key(2), (8, 12), 0, config.decoder.vocab_size)
+    wanted = jnp.arange(12) % 3 < jnp.arange(8)[:, None] % 3
 
-    @jax.jit
-    def by_chunks(hidden):
-        with laid_out(mesh_layout(mesh)):
-            return decoder.logits_by_chunks()(hidden)
+    def by_chunks(state):
+        return token_nll(nnx.merge(graphdef, state).logits_by_chunks(), hidden, targets, wanted, 4).sum()
 
-    np.testing.assert_allclose(by_chunks(hidden), decoder.logits(hidden), rtol=1e-5, atol=1e-6)
+    def plain(state):
+        scores = jax.nn.log_softmax(nnx.merge(graphdef, state).logits(hidden))
+        return -jnp.where(wanted, jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0], 0).sum()
+
+    with laid_out(mesh_layout(make_mesh(PRESETS[preset]))):
+        value, gradients = jax.jit(jax.value_and_grad(by_chunks))(state)
+    want, want_gradients = jax.value_and_grad(plain)(state)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradients, want_gradients)

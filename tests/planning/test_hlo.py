@@ -94,6 +94,29 @@ def test_every_collective_with_its_axes_bytes_and_times():
     assert next(iter(totals)) == "fsdp"  # the most first
 
 
+@pytest.mark.parametrize(
+    ("groups", "axes"),
+    [
+        ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", "tensor+context"),
+        ("mesh['a'=4,'b'=2], device_ids=(0,4,1,5,2,6,3,7) {'a'}", "tensor+context"),
+        ("mesh['a'=4,'b'=2], device_ids=([8]) {'b'}", "context"),
+        ("{{0,4},{1,5},{2,6},{3,7}}", "fsdp"),
+        ("{}", "fsdp+tensor+context"),
+    ],
+)
+def test_groups_in_every_notation(groups, axes):
+    line = f"  %g = bf16[16,8]{{1,0}} all-gather(%b), channel_id=6, replica_groups={groups}, dimensions={{0}}"
+    [found] = collectives(f"ENTRY %main (b: bf16[8,8]) -> bf16[16,8] {{\n{line}\n}}\n", AXES, SIZES)
+    assert found.axes == axes
+
+
+@pytest.mark.parametrize("groups", ["mesh['a'=8] {'a':(1)2}", "anew[8]"])
+def test_groups_in_an_unknown_notation_are_an_error(groups):
+    line = f"  %g = bf16[16,8]{{1,0}} all-gather(%b), channel_id=6, replica_groups={groups}, dimensions={{0}}"
+    with pytest.raises(ValueError, match=r"not known here: replica_groups="):
+        collectives(f"ENTRY %main (b: bf16[8,8]) -> bf16[16,8] {{\n{line}\n}}\n", AXES, SIZES)
+
+
 @pytest.mark.parametrize(("shape", "sizes"), [("bf16[2,3]{1,0}", [12]), ("(f32[], s8[5], f8e4m3fn[4])", [4, 5, 4])])
 def test_sizes(shape, sizes):
     assert size_of(shape) == sizes

@@ -18,9 +18,9 @@ from nvlm_jax.planning.estimate import held_by_hand
 from nvlm_jax.planning.hlo import Collective
 from nvlm_jax.planning.plan import (
     Workload,
+    added_up,
     adds_up,
     axis_bandwidth,
-    gathered_by_adding,
     make_plan,
     met_work,
     useful_work,
@@ -130,19 +130,19 @@ def test_a_step_that_does_not_fit_says_what_would_help():
 
 def test_gathers_that_add_up_are_named():
     """As XLA has them for one group of all of 64 chips or more; data=2 has two groups."""
-    parts = [Collective("all-reduce", "fsdp", 4e9, 2.0), Collective("all-gather", "fsdp", 1e9, 1.0)]
+    chip, parts = CHIPS["v5p"], [Collective("all-reduce", "fsdp", 4e9, 2.0), Collective("all-gather", "fsdp", 1e9, 1.0)]
     one, two = ({"fsdp": 128}, 128), ({"data": 2, "fsdp": 64}, 128)
     one, two = (SimpleNamespace(shape=shape, size=size) for shape, size in (one, two))
 
     def advice(mesh, found):
-        return gathered_by_adding(mesh, Compiled({}, 0.0, None, True, found, 0.0))
+        return added_up(mesh, chip, Compiled({}, 0.0, None, True, found, 0.0))
 
     assert "8.0 of the 9.0 GB along fsdp are all-reduces" in advice(one, parts)
-    assert advice(one, parts).endswith("--mesh=data=2,fsdp=64 does not")
-    assert advice(one, parts[1:]) == advice(two, parts) == ""
-    chip = CHIPS["v5p"]
+    assert "--mesh=data=2,fsdp=64 does not" in advice(one, parts)
+    few = SimpleNamespace(shape={"fsdp": 32}, size=32)
+    assert advice(one, parts[1:]) == advice(two, parts) == advice(few, parts) == ""
     assert adds_up(one, chip) and not adds_up(one, CHIPS["h100"]) and not adds_up(two, chip)
-    assert not adds_up(SimpleNamespace(shape={"fsdp": 32}, size=32), chip)
+    assert not adds_up(few, chip)
 
 
 def test_search_ranks_what_fits_and_divides():

@@ -9,7 +9,7 @@ from nvlm_jax.config import MeshConfig
 from nvlm_jax.models.axes import laid_out
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.parallel.sharding import mesh_layout
-from nvlm_jax.training.loss import token_nll
+from nvlm_jax.training.loss import chunk_size, token_nll
 
 B, S, D, V = 4, 24, 8, 12
 MESHES = {
@@ -70,6 +70,38 @@ def test_values_and_gradients_are_those_of_a_softmax_over_everything(wanted, chu
     np.testing.assert_allclose(value, plain(hidden, table), rtol=1e-5, atol=1e-6)
     for found, want in zip(gradients, total(plain)(hidden, table), strict=True):
         np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mesh", [MESHES["one device"], MESHES["rows"]], ids=["one device", "rows"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_a_row_of_23_places_and_a_frozen_head(dtype, tolerance, mesh):
+    """No chunk divides it; half-precision weights are added up in float32; the gradient of hidden alone is the same."""
+    hidden, table, targets = arrays()
+    hidden, table, targets = hidden[:, :23].astype(dtype), table.astype(dtype), targets[:, :23]
+    wanted = jnp.asarray(PATTERNS["some"][:, :23])
+
+    def ours(hidden, table):
+        logits = jax.tree_util.Partial(lambda table, part: (part @ table).astype(jnp.float32), table)
+        return token_nll(logits, hidden, targets, wanted, 100).sum()
+
+    def plain(hidden, table):
+        return by_softmax(hidden.astype(jnp.float32), table.astype(jnp.float32), targets, wanted).sum()
+
+    with on(mesh):
+        both, frozen = jax.jit(jax.grad(ours, argnums=(0, 1)))(hidden, table), jax.jit(jax.grad(ours))(hidden, table)
+    want = jax.grad(plain, argnums=(0, 1))(hidden, table)
+    for found, wanted_gradient in ((both[0], want[0]), (both[1], want[1]), (frozen, want[0])):
+        assert found.dtype == dtype
+        error = np.abs(np.float32(found) - np.float32(wanted_gradient)).max()
+        assert error <= tolerance * np.abs(np.float32(wanted_gradient)).max()
+
+
+@pytest.mark.parametrize(
+    ("places", "chunk", "size"),
+    [(384, 512, 64), (8192, 512, 512), (2176, 512, 272), (23, 100, 3), (1021, 512, 146), (5, 512, 1), (24, 4, 4)],
+)
+def test_sizes_of_chunks(places, chunk, size):
+    assert chunk_size(places, chunk) == size
 
 
 @pytest.mark.parametrize(("most", "chunks"), [(0, 0), (1, 1), (4, 1), (5, 2), (24, 6)])
