@@ -31,8 +31,9 @@ from nvlm_jax.pretrained import LoadedModel
 
 TOKENS = 32  # of an answer at most, as the embedded benchmark has it
 READ_TOKENS = 64  # where whole tiles are read out
-# Lengths of long answers, as of captions and chains of thought: their median, the spread of their logarithm, limits.
-LONG, SPREAD, SHORTEST, LONGEST = 48, 0.8, 8, 256
+LONG = 64  # of every long answer, end tokens aside, as benchmarks of inference have it
+# Long answers of other lengths: their median, the spread of their logarithm, limits.
+MEDIAN, SPREAD, SHORTEST, LONGEST = 48, 0.8, 8, 256
 MIXED = 128  # requests of many kinds
 BATCHES = (16, 32)  # of transformers
 PAGES, A_PAGE = 8, 8  # pages with several questions, and how many
@@ -132,12 +133,13 @@ def prompts(model: LoadedModel, data: Path) -> dict[str, Load]:
     order = sorted(range(len(pages)), key=lambda i: -len(single[i].tiles))
     several = [pages[i] for i in order if len(pages[i]) >= A_PAGE][:PAGES]
     mixed = [example(question) for question in mixed_questions(MIXED)]
-    lengths = np.random.default_rng(0).lognormal(np.log(LONG), SPREAD, MIXED).clip(SHORTEST, LONGEST).astype(int)
+    lengths = np.random.default_rng(0).lognormal(np.log(MEDIAN), SPREAD, MIXED).clip(SHORTEST, LONGEST).astype(int)
     loads = {
         "one question a page": up_to(TOKENS, single),
         "several questions a page": up_to(TOKENS, [example(q) for page in several for q in page[:A_PAGE]]),
         "answers of mixed lengths": up_to(READ_TOKENS, mixed),
-        "long answers": Load(mixed, lengths.tolist(), ends=False),
+        "long answers": Load(mixed, [LONG] * MIXED, ends=False),
+        "long answers of mixed lengths": Load(mixed, lengths.tolist(), ends=False),
     }
     for name in ("one question a page", "answers of mixed lengths", "long answers"):
         examples, most, ends = loads[name]
