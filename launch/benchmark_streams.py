@@ -81,7 +81,10 @@ def mixed_rows(config: RunConfig, steps: int) -> tuple[RunConfig, list[list[list
 
 
 def padding(config: RunConfig, stream: Sequence[Rows]) -> dict[str, float]:
-    """What of the places and tiles is padding, here and there, over the whole stream."""
+    """What of the places and tiles is padding, here and there, over the whole stream.
+
+    `grouped_tokens`: there, if the whole stream were sorted by length first.
+    """
     counts = np.zeros(6)
     data = config.data
     for rows in stream:
@@ -90,9 +93,12 @@ def padding(config: RunConfig, stream: Sequence[Rows]) -> dict[str, float]:
         ours = len(rows) * np.array([data.tokens_per_row, data.tiles_per_row])
         counts += [len(examples), tokens, tiles, *ours, len(examples) * max(len(e.tokens) for e in examples)]
     samples, tokens, tiles, places, tile_places, padded_places = counts
+    lengths = sorted(len(example.tokens) for rows in stream for row in rows for example in row)
+    grouped = sum(len(part) * part[-1] for part in np.array_split(lengths, len(stream)))
     return {
         "samples_a_step": samples / len(stream),
         "ours_tokens": 1 - tokens / places,
         "ours_tiles": 1 - tiles / max(tile_places, 1),
         "theirs_tokens": 1 - tokens / padded_places,
+        "grouped_tokens": 1 - tokens / grouped,
     }

@@ -195,7 +195,8 @@ def report(found: dict[str, Any]) -> str:
     for name, share in found["padding"].items():
         lines.append(
             f"{name}: {share['samples_a_step']:.1f} samples a step; padding {share['ours_tokens']:.1%} of places and "
-            f"{share['ours_tiles']:.1%} of tiles packed, {share['theirs_tokens']:.1%} of places padded"
+            f"{share['ours_tiles']:.1%} of tiles packed, {share['theirs_tokens']:.1%} of places padded "
+            f"({share['grouped_tokens']:.1%} if all were sorted by length first)"
         )
     worst = max(timing["loss"] for timing in found["timings"].values())
     lines.append(f"losses of the two agree to {worst:.1e}")

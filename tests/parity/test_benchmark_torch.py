@@ -56,7 +56,7 @@ def test_padding_is_counted(run):
     rows = [[synthetic_example(config, text, 0, random) for text in row] for row in ((10, 12), (30,))]
     share = benchmark_streams.padding(config, [rows])
     assert share["ours_tokens"] == pytest.approx(1 - 52 / 64) and share["theirs_tokens"] == pytest.approx(1 - 52 / 90)
-    assert share["ours_tiles"] == 1.0
+    assert share["ours_tiles"] == 1.0 and share["grouped_tokens"] == share["theirs_tokens"]
 
 
 def test_decode_takes_their_best_batch():
