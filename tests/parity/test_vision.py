@@ -1,4 +1,4 @@
-"""`transformers`' InternVL vision model with QK-norm, random weights."""
+"""`transformers`' InternVL vision model with QK-norm, random weights, in float64."""
 
 import jax
 import numpy as np
@@ -58,7 +58,8 @@ def test_vision_encoder(shape, bias):
     tiles = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
     pixels = torch.tensor(np.asarray(normalise(tiles))).permute(0, 3, 1, 2)
     with torch.no_grad():
-        want = theirs(pixels).last_hidden_state[:, 1:].numpy()
+        want = theirs.double()(pixels.double()).last_hidden_state[:, 1:].numpy()
+    theirs.float()
 
     config = VisionConfig(size, patch, width, layers, heads, width // heads, ff, qkv_bias=bias)
     state = released_names(theirs.state_dict())
@@ -72,4 +73,5 @@ def test_vision_encoder(shape, bias):
     encoder = nnx.merge(graphdef, nnx.from_flat_state(flat))
     got = nnx.jit(lambda encoder, tiles: encoder(tiles))(encoder, tiles)
     assert np.abs(want).max() > 1
-    np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=2e-5)
+    # In float32 theirs is 5e-7 of the largest value away from float64, and ours a little less, on one machine.
+    np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=1e-6 * np.abs(want).max())
