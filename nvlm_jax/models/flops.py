@@ -118,7 +118,8 @@ def executed_flops(
 ) -> dict[str, float]:
     """FLOPs of each module as the step runs them where every place is trained.
 
-    Of fewer, the loss leaves out chunks where rows alone are split (training/loss.py), which depends on the batch.
+    Of fewer, the loss leaves out chunks where rows alone are split (training/loss.py), which depends on the batch; a
+    row's last chunk, where it is not full, is computed whole.
 
     Args:
         model: its `remat` says what is computed again.

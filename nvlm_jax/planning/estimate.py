@@ -119,8 +119,9 @@ def _activations(config: RunConfig, mesh: Mesh, gradients: float) -> tuple[float
     tokens = share.rows * share.places
     inside = tokens * (3 * d.width + 4 * d.ff / tensor + 3 * d.heads * d.head_dim / tensor) * item
     gathered = 2 * item * (2 * d.width * d.heads * d.head_dim + 3 * d.width * d.ff) / tensor
-    # Scores in float32 and their gradient; the head's weights, gathered, and the gradient of those, which a device that
-    # has whole rows and the whole vocabulary adds up in float32, hands over in its own dtype, and gets back.
+    # Scores in float32 and their gradient; the head's weights, gathered, and the gradient of those. A device that has
+    # whole rows and the whole vocabulary holds it as a sum in float32, as a copy in the weights' dtype, and as the sum
+    # over devices that comes back.
     chunk, head_gradient = chunk_size(config.data.tokens_per_row, model.loss_chunk), 4 + 2 * item
     if tensor * mesh.shape["context"] > 1:
         chunk = min(model.loss_chunk, config.data.tokens_per_row) / mesh.shape["context"]

@@ -89,7 +89,10 @@ def test_a_row_of_23_places_and_a_frozen_head(dtype, tolerance, mesh):
 
     with on(mesh):
         both, frozen = jax.jit(jax.grad(ours, argnums=(0, 1)))(hidden, table), jax.jit(jax.grad(ours))(hidden, table)
+        trained, alone = (str(jax.make_jaxpr(jax.grad(ours, argnums=n))(hidden, table)) for n in ((0, 1), 0))
     want = jax.grad(plain, argnums=(0, 1))(hidden, table)
+    assert trained.count("dot_general") == alone.count("dot_general") + 1  # the head's gradient, where it is wanted
+    assert f"f32[{D},{V}]" in trained and (dtype == "float32" or f"f32[{D},{V}]" not in alone)
     for found, wanted_gradient in ((both[0], want[0]), (both[1], want[1]), (frozen, want[0])):
         assert found.dtype == dtype
         error = np.abs(np.float32(found) - np.float32(wanted_gradient)).max()
