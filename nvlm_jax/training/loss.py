@@ -34,7 +34,7 @@ def token_nll(logits: Logits, hidden: jax.Array, targets: jax.Array, wanted: jax
     Returns:
         float32 [B, S]; 0 where not wanted.
     """
-    if parts("places") * parts("between") * parts("vocab") > 1:
+    if parts("places") * parts("vocab") > 1:
         return _everywhere(logits, hidden, targets, wanted, chunk)
     if not split():
         return _wanted_first(logits, hidden, targets, wanted, chunk)
