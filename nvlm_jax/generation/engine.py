@@ -43,6 +43,14 @@ class Sizes(NamedTuple):
     round: int  # tokens that are read in a round, before those who answer go on
 
 
+class Call(NamedTuple):
+    """Pieces of prompts whose reading has begun."""
+
+    tokens: int  # padding included
+    done: dict[int, Work]  # rows whose prompts end with their piece
+    chosen: Chosen  # on the device, the token behind each row's piece
+
+
 SIZES = {"cpu": Sizes(16, 2048, 8192)}
 LARGE = Sizes(32, 8192, 65536)  # of accelerators
 TILES_OF_CALL = (4, 32)  # numbers of tiles that are looked at in one call
@@ -136,14 +144,16 @@ class Engine:
         """One round; what became of each request that got tokens or ended in it."""
         updates = self._cancel()
         self._admit()
-        budget, oldest_first = self._sizes.round, self._behind
+        budget, oldest_first, calls = self._sizes.round, self._behind, []
         while budget > 0 and (reading := [w for w in self._working if not w.answering]):
-            more, used = self._read(reading, reading[0].piece if oldest_first else self._fullest(reading))
-            updates += more
-            budget -= used
+            calls.append(self._read(reading, reading[0].piece if oldest_first else self._fullest(reading)))
+            budget -= calls[-1].tokens
             oldest_first = False
             self._admit()
         self._behind = budget <= 0
+        # Only now are results waited for: while the device reads, the host prepares what is to be read next.
+        updates += [update for call in calls for update in self._first_tokens(call)]
+        self._leave()
         if answering := [w for w in self._working if w.answering]:
             updates += self._advance(answering)
         return updates
@@ -291,8 +301,8 @@ class Engine:
             tokens[work.piece] += work.piece
         return max(tokens, key=lambda size: (min(tokens[size], self._sizes.call), size))
 
-    def _read(self, reading: Sequence[Work], size: int) -> tuple[list[Update], int]:
-        """A piece of this size of some prompts. Also how many tokens that was."""
+    def _read(self, reading: Sequence[Work], size: int) -> Call:
+        """A piece of this size of some prompts."""
         alike = [work for work in reading if work.piece == size]
         full = max(1, self._sizes.call // size)
         rows = part_of(len(alike), few_or(min(full, self.slots)))
@@ -313,13 +323,11 @@ class Engine:
             for page, key in zip(work.pages[whole], work.page_keys[whole], strict=True):
                 self._pages.name(page, key)
             work.length += length
-        done = [row for row, work in enumerate(works) if work.answering]
-        updates = []
-        if done:
-            chosen = jax.device_get(chosen)
-            updates = [self._update(works[row], Chosen(*(x[row][None] for x in chosen))) for row in done]
-            self._leave()
-        return updates, rows * size
+        return Call(rows * size, {row: work for row, work in enumerate(works) if work.answering}, chosen)
+
+    def _first_tokens(self, call: Call) -> list[Update]:
+        chosen = jax.device_get(call.chosen) if call.done else None
+        return [self._update(work, Chosen(*(x[row][None] for x in chosen))) for row, work in call.done.items()]
 
     def _advance(self, works: Sequence[Work]) -> list[Update]:
         """A few tokens of every request whose prompt is read."""

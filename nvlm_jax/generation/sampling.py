@@ -75,8 +75,10 @@ def choose(logits: jax.Array, draws: Draws, vocab_size: int, greedy: bool, alter
         greedy: every row is; nothing is drawn.
         alternatives: n, the most likely tokens that are told; 0 leaves log-probabilities at 0.
     """
-    logits = jnp.where(jnp.arange(logits.shape[-1]) < vocab_size, logits, -jnp.inf)
-    token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+    logits = jnp.where(ids < vocab_size, logits, -jnp.inf)
+    # In two reductions, which XLA turns into vector instructions on CPUs: `argmax` takes ten times as long.
+    token = jnp.where(logits == logits.max(axis=-1, keepdims=True), ids, vocab_size - 1).min(axis=-1)
     if not greedy:
         token = jnp.where(draws.temperature > 0, jax.vmap(_draw)(logits, draws), token)
     rows = len(token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -41,6 +42,7 @@ def empty_store(config: ModelConfig, pages: int, tiles: int) -> Store:
     return Store(keys_values(pages, decoder.layers, PAGE), Seen(tokens, *kept))
 
 
+@functools.partial(jax.jit, static_argnames=("pages", "tiles"))
 def grown(store: Store, pages: int, tiles: int) -> Store:
     """The store with room behind what it holds."""
 
