@@ -48,7 +48,10 @@ def check_products():
     arguments = jnp.full((3, 256, 256), 0.01), jnp.ones((256, 256))
     compiled = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
     found = profile(lambda: compiled(*arguments), compiled, 2)
-    products = {module: sum(s for kind, s in kinds.items() if "dot" in kind) for module, kinds in found.items()}
-    assert {module for module, seconds in products.items() if seconds > 0} == {"mlp", "mlp, backward"}
+    # XLA gives some products to YNNPACK, and which of them depends on its version; small sums go there too.
+    named = ("dot", "ynn_fusion")
+    products = {m: sum(s for kind, s in kinds.items() if kind.startswith(named)) for m, kinds in found.items()}
+    assert sorted(products, key=products.get)[-2:] in (["mlp", "mlp, backward"], ["mlp, backward", "mlp"])
+    assert min(products["mlp"], products["mlp, backward"]) > 0
     assert found["decoder"] and all(s >= 0 for kinds in found.values() for s in kinds.values())
     assert "| mlp, backward |" in report(found)
