@@ -10,6 +10,7 @@ same threads. Both take their steps in turn, so that a busy machine slows both, 
     blend_samples   the same of the run's own blend, which may be of samples much alike.
     decode_items    greedy decoding, 64 tokens an answer (`benchmark_decode.py`, long answers). Items a second of the
                     engine / of their best batch size.
+    mixed_items     the same of answers of 8 to 256 tokens: a batch of theirs waits for its longest, the engine doesn't.
     short_items     the same of answers of a few tokens, where the time is that of reading prompts.
 
 PyTorch has its fused AdamW and scaled-dot-product attention, which are the defaults of `transformers`' trainer.
@@ -46,7 +47,11 @@ WARM = 2  # steps before the clock starts
 STREAM = 12  # steps of a stream
 NOT_TRAINED = -100  # label of a place without loss
 PARTS = ("vision", "projector", "decoder")
-DECODE = {"decode_items": "long answers", "short_items": "one question a page"}  # the loads of benchmark_decode
+DECODE = {  # the loads of benchmark_decode
+    "decode_items": "long answers",
+    "mixed_items": "long answers of mixed lengths",
+    "short_items": "one question a page",
+}
 
 
 class Timings(NamedTuple):
