@@ -159,9 +159,12 @@ class Engine:
         return updates
 
     def answers(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
-        """Answers as they come: number of the request and its answer, those of one round together."""
+        """Answers as they come: number of the request and its answer, those of one round together.
+
+        Longest prompts begin: rows of a call are as long as the longest of them.
+        """
         parts: dict[int, tuple[int, Answer]] = {}
-        for number, request in enumerate(requests):
+        for number, request in sorted(enumerate(requests), key=lambda pair: -len(pair[1].example.tokens)):
             parts[self.submit(request)] = (number, Answer([], "", []))
         try:
             while parts:
