@@ -31,7 +31,7 @@ from nvlm_jax.generation.programs import programs_for
 from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, page_keys, tile_keys
 from nvlm_jax.generation.sampling import MOST_LOGPROBS, Chosen, draws_of
 from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, pages_for, store_shardings
-from nvlm_jax.generation.work import Work, cross_tiles, piece_of, rounded, rows_of, tiles_needed
+from nvlm_jax.generation.work import Work, cross_tiles, longest_first, piece_of, rounded, rows_of, tiles_needed
 from nvlm_jax.models.nvlm import NVLM
 
 
@@ -124,15 +124,7 @@ class Engine:
         Raises:
             ValueError: it needs more of the cache than there is.
         """
-        tiles = tile_keys(request.example)
-        work = Work(next(self._ids), request, tiles, page_keys(request.example, tiles))
-        if self._fixed and work.size >= self._pages.count:
-            raise ValueError(
-                f"example {request.example.id!r}: {len(work.tokens)} tokens and an answer of up to "
-                f"{request.max_new_tokens}; the cache holds {(self._pages.count - 1) * PAGE} (cache_tokens)"
-            )
-        self._most_pages = max(self._most_pages, work.size)
-        self._most_tiles = max(self._most_tiles, len(work.tile_keys))
+        work = self._work(request)
         self._waiting.append(work)
         return work.id
 
@@ -161,11 +153,12 @@ class Engine:
     def answers(self, requests: Iterable[Request]) -> Iterator[list[tuple[int, Answer]]]:
         """Answers as they come: number of the request and its answer, those of one round together.
 
-        Longest prompts begin: rows of a call are as long as the longest of them.
+        Raises:
+            ValueError: one needs more of the cache than there is; none was taken.
         """
-        parts: dict[int, tuple[int, Answer]] = {}
-        for number, request in sorted(enumerate(requests), key=lambda pair: -len(pair[1].example.tokens)):
-            parts[self.submit(request)] = (number, Answer([], "", []))
+        works = [self._work(request) for request in requests]
+        parts = {work.id: (number, Answer([], "", [])) for number, work in enumerate(works)}
+        self._waiting.extend(longest_first(works))
         try:
             while parts:
                 done = []
@@ -197,6 +190,18 @@ class Engine:
                         yield update
         finally:
             self._abandon([] if finished else [id])
+
+    def _work(self, request: Request) -> Work:
+        tiles = tile_keys(request.example)
+        work = Work(next(self._ids), request, tiles, page_keys(request.example, tiles))
+        if self._fixed and work.size >= self._pages.count:
+            raise ValueError(
+                f"example {request.example.id!r}: {len(work.tokens)} tokens and an answer of up to "
+                f"{request.max_new_tokens}; the cache holds {(self._pages.count - 1) * PAGE} (cache_tokens)"
+            )
+        self._most_pages = max(self._most_pages, work.size)
+        self._most_tiles = max(self._most_tiles, len(work.tile_keys))
+        return work
 
     def _abandon(self, ids: Iterable[int]) -> None:
         """End requests whose caller went away, so that they do not turn up in another's updates."""

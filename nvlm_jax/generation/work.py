@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -55,6 +56,27 @@ class Work:
         # One that at least three quarters of are needed, or several smaller ones: little is padding.
         above = next((size for size in PIECES if size >= left), PIECES[-1])
         return above if 4 * left >= 3 * above else max((size for size in PIECES if size <= left), default=PIECES[0])
+
+
+def longest_first(works: Iterable[Work]) -> Iterator[Work]:
+    """By the length of their prompts, for the rows of a call are as long as the longest of them.
+
+    Neighbours that have half of a prompt in common, as questions on one page, stay together: it is read once for them.
+    """
+    runs: list[list[Work]] = []
+    for work in works:
+        if runs and _alike(runs[-1][-1], work):
+            runs[-1].append(work)
+        else:
+            runs.append([work])
+    runs.sort(key=lambda run: -max(len(work.tokens) for work in run))
+    return itertools.chain.from_iterable(runs)
+
+
+def _alike(one: Work, other: Work) -> bool:
+    half = max(len(one.page_keys), len(other.page_keys)) // 2
+    # A key stands for all that is before it, too.
+    return half > 0 and one.page_keys[half - 1 : half] == other.page_keys[half - 1 : half]
 
 
 def tiles_needed(work: Work, config: ModelConfig) -> list[bool]:

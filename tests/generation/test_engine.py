@@ -381,6 +381,13 @@ def test_requests_that_cannot_be_met_say_why(call, message):
         call(make_prompt("d", [], 5, 0))
 
 
+def test_of_many_requests_none_is_taken_if_one_is_too_large():
+    small, prompt = make_engine(cache_tokens=64), make_prompt("d", [], 5, 0)
+    with pytest.raises(ValueError, match="the cache holds 64"):
+        small.generate([Request(prompt, 2), Request(prompt, 90)])
+    assert (small.waiting, small.working) == (0, 0)
+
+
 def test_sizes_are_rounded_up_to_a_few():
     assert [work.rounded(n, 4) for n in (0, 1, 4, 5, 9)] == [0, 4, 4, 8, 16]
     assert [work.rounded(n, 2, 4) for n in (1, 3, 9)] == [2, 8, 32]
