@@ -341,9 +341,9 @@ class Engine:
         """A few tokens of every request whose prompt is read."""
         sizes = few_or(self.slots)
         count = next(size for size in sizes if size >= len(works))
-        # Until others can take the places of half of them (reading few prompts at a time costs more than idle rows), or
-        # those who are left fit into the smaller call.
-        least = len(works) // 2 if self._waiting else sizes[0] if len(works) > sizes[0] else 0
+        # Until others can take the places of three quarters of them (reading few prompts at a time costs more than idle
+        # rows), or those who are left fit into the smaller call.
+        least = len(works) // 4 if self._waiting else sizes[0] if len(works) > sizes[0] else 0
         logprobs = any(work.request.logprobs is not None for work in works)
         counts = [len(work.chosen) for work in works]
         self._store, chosen, taken = self._programs.advance(

@@ -259,7 +259,7 @@ def test_streaming_gives_the_same_tokens_as_they_come():
 
 
 def test_requests_join_and_leave_while_others_are_decoded():
-    prompts = [make_prompt("d", [1], 10 + seed, seed) for seed in range(9)]
+    prompts = [make_prompt("d", [1], 18 - seed, seed) for seed in range(9)]  # the longest first, as they begin
     lengths = [3, 30, 5, 17, 1, 40, 8, 9, 21]
     expected = [ask(engine(), [p], n)[0] for p, n in zip(prompts, lengths, strict=True)]
     order, found = [], {}
