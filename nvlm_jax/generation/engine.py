@@ -102,6 +102,7 @@ class Engine:
         self._store = self._placed(self._store)
         self._waiting: deque[Work] = deque()
         self._working: list[Work] = []
+        self._begun: deque[Call] = deque()  # kept, should a round be interrupted before it has seen what they chose
         self._cancelled: set[int] = set()
         self._most_pages = self._most_tiles = 0  # of one request so far
         self._sizes = SIZES.get(jax.default_backend(), LARGE)
@@ -136,15 +137,16 @@ class Engine:
         """One round; what became of each request that got tokens or ended in it."""
         updates = self._cancel()
         self._admit()
-        budget, oldest_first, calls = self._sizes.round, self._behind, []
+        budget, oldest_first = self._sizes.round, self._behind
         while budget > 0 and (reading := [w for w in self._working if not w.answering]):
-            calls.append(self._read(reading, reading[0].piece if oldest_first else self._fullest(reading)))
-            budget -= calls[-1].tokens
+            self._begun.append(self._read(reading, reading[0].piece if oldest_first else self._fullest(reading)))
+            budget -= self._begun[-1].tokens
             oldest_first = False
             self._admit()
         self._behind = budget <= 0
         # Only now are results waited for: while the device reads, the host prepares what is to be read next.
-        updates += [update for call in calls for update in self._first_tokens(call)]
+        while self._begun:
+            updates += self._first_tokens(self._begun.popleft())
         self._leave()
         if answering := [w for w in self._working if w.answering]:
             updates += self._advance(answering)
@@ -334,8 +336,9 @@ class Engine:
         return Call(rows * size, {row: work for row, work in enumerate(works) if work.answering}, chosen)
 
     def _first_tokens(self, call: Call) -> list[Update]:
-        chosen = jax.device_get(call.chosen) if call.done else None
-        return [self._update(work, Chosen(*(x[row][None] for x in chosen))) for row, work in call.done.items()]
+        done = {row: work for row, work in call.done.items() if not work.finish}
+        chosen = jax.device_get(call.chosen) if done else None
+        return [self._update(work, Chosen(*(x[row][None] for x in chosen))) for row, work in done.items()]
 
     def _advance(self, works: Sequence[Work]) -> list[Update]:
         """A few tokens of every request whose prompt is read."""

@@ -74,7 +74,7 @@ def longest_first(works: Iterable[Work]) -> Iterator[Work]:
 
 
 def _alike(one: Work, other: Work) -> bool:
-    half = max(len(one.page_keys), len(other.page_keys)) // 2
+    half = (max(len(one.page_keys), len(other.page_keys)) + 1) // 2
     # A key stands for all that is before it, too.
     return half > 0 and one.page_keys[half - 1 : half] == other.page_keys[half - 1 : half]
 

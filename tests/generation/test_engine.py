@@ -381,6 +381,28 @@ def test_requests_that_cannot_be_met_say_why(call, message):
         call(make_prompt("d", [], 5, 0))
 
 
+def test_an_interrupted_round_goes_on(monkeypatch):
+    prompts = [make_prompt("d", [], length, seed) for seed, length in enumerate((40, 9))]  # two calls read them
+    expected = ask(engine(), prompts, 5)
+    held, found, calls = make_engine(), {}, []
+    read = held._read
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return read(*arguments)
+
+    monkeypatch.setattr(held, "_read", interrupted)
+    ids = [held.submit(Request(prompt, 5)) for prompt in prompts]
+    with pytest.raises(KeyboardInterrupt):
+        held.step()
+    while held.working:
+        for update in held.step():
+            found.setdefault(update.id, []).extend(update.tokens)
+    assert [found[id] for id in ids] == expected
+
+
 def test_of_many_requests_none_is_taken_if_one_is_too_large():
     small, prompt = make_engine(cache_tokens=64), make_prompt("d", [], 5, 0)
     with pytest.raises(ValueError, match="the cache holds 64"):
