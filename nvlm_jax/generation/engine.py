@@ -43,17 +43,17 @@ class Sizes(NamedTuple):
     round: int  # tokens that are read in a round, before those who answer go on
 
 
+SIZES = {"cpu": Sizes(16, 2048, 8192)}
+LARGE = Sizes(32, 8192, 65536)  # of accelerators
+TILES_OF_CALL = (4, 32)  # numbers of tiles that are looked at in one call
+
+
 class Call(NamedTuple):
     """Pieces of prompts whose reading has begun."""
 
     tokens: int  # padding included
     done: dict[int, Work]  # rows whose prompts end with their piece
     chosen: Chosen  # on the device, the token behind each row's piece
-
-
-SIZES = {"cpu": Sizes(16, 2048, 8192)}
-LARGE = Sizes(32, 8192, 65536)  # of accelerators
-TILES_OF_CALL = (4, 32)  # numbers of tiles that are looked at in one call
 
 
 class Engine:
