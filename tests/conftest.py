@@ -12,8 +12,8 @@ from tests.fast_compile import FAST_COMPILE
 XLA_FLAGS = f"--xla_force_host_platform_device_count=8 {FAST_COMPILE}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS}".strip()
-# XLA reads its number of threads here. A collective operation holds its thread until all devices have come, and a device
-# can wait in two at once: with a thread a device, the default, they waited for each other for ever in one run of eight.
+# XLA reads its number of threads here. A collective operation holds its thread until all devices have come, and a
+# device can wait in two at once: with a thread a device, the default, they waited for ever in one run of eight.
 os.environ.setdefault("NPROC", "32")
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))

@@ -58,7 +58,7 @@ def shares(config: RunConfig, mesh: Mesh) -> Shares:
 
 
 def held_by_hand(config: RunConfig, mesh: Mesh) -> Held:
-    """Memory of one device, by hand; full rematerialisation is assumed where `remat` is not "none"."""
+    """Memory of one device, by hand: the least that the step needs. A compiler with room to spare takes more."""
     split, state = _state(config)
     trees = [
         with_shardings(tree, state_shardings(tree, mesh)) for tree in (state.params, state.opt_state, split.frozen)
@@ -108,26 +108,66 @@ def _one_step(config: RunConfig) -> TrainConfig:
 _abstract_state = functools.lru_cache(maxsize=4)(abstract_state)
 
 
+class _Layer(NamedTuple):
+    """Bytes of one layer's activations."""
+
+    kept: float  # from the forward to the backward pass
+    inside: float  # beside those while it goes backward
+
+
 def _activations(config: RunConfig, mesh: Mesh, gradients: float) -> tuple[float, float]:
-    model, d = config.model, config.model.decoder
-    item, share = jnp.dtype(model.dtype).itemsize, shares(config, mesh)
-    tensor, vocabulary = mesh.shape["tensor"], d.vocab_size / mesh.shape["tensor"]
-    layers = d.layers + (0 if model.cross_attention is None else d.layers // model.cross_attention.every)
-    kept = layers * share.rows * share.between * d.width * item
-    memory = share.rows * config.data.tiles_per_row * keys_per_tile(model) * d.width * item
-    kept += 2 * memory  # image tokens and their gradient
-    tokens = share.rows * share.places
-    inside = tokens * (3 * d.width + 4 * d.ff / tensor + 3 * d.heads * d.head_dim / tensor) * item
-    gathered = 2 * item * (2 * d.width * d.heads * d.head_dim + 3 * d.width * d.ff) / tensor
-    # Scores in float32 and their gradient; the head's weights, gathered, and the gradient of those. A device that has
-    # whole rows and the whole vocabulary holds it as a sum in float32, as a copy in the weights' dtype, and as the sum
-    # over devices that comes back.
-    chunk, head_gradient = chunk_size(config.data.tokens_per_row, model.loss_chunk), 4 + 2 * item
-    if tensor * mesh.shape["context"] > 1:
-        chunk = min(model.loss_chunk, config.data.tokens_per_row) / mesh.shape["context"]
-        head_gradient = item
-    head_gradient *= "decoder" in config.train.trainable
-    loss = share.rows * chunk * vocabulary * (4 + item) + d.width * vocabulary * (item + head_gradient)
-    patches = 1 + (model.vision.image_size // model.vision.patch_size) ** 2
-    vision = share.tiles * patches * (4 * model.vision.width + 2 * model.vision.ff) * item
-    return kept, max(inside + gathered + gradients, loss, vision)
+    """What is kept, and the most that passes by; `gradients`: bytes of all, in float32."""
+    model, d, cross = config.model, config.model.decoder, config.model.cross_attention
+    item, share, tensor = jnp.dtype(model.dtype).itemsize, shares(config, mesh), mesh.shape["tensor"]
+    layer, encoder = _decoder_layer(config, share, tensor, item), _encoder_layer(config, share, item)
+    loss, head_gradient = _loss(config, mesh, share, item)
+    kept = layer.kept * (d.layers + (0 if cross is None else d.layers // cross.every))
+    kept += 2 * share.rows * config.data.tiles_per_row * keys_per_tile(model) * d.width * item  # and their gradient
+    if item < 4:  # parameters in the dtype of the computation, made before the loop over the layers
+        kept += gradients * item / 4
+    if "vision" in config.train.trainable:
+        kept += encoder.kept * model.vision.layers
+    inner = d.heads * d.head_dim
+    gathered = 2 * item * (2 * d.width * inner + 3 * d.width * d.ff) / tensor
+    backward = layer.inside + gathered + gradients + head_gradient
+    if cross is not None:  # a gated layer is computed again before the layers behind it go backward
+        again = share.rows * share.places * (3 * d.width + (d.ff + 3 * inner) / tensor)
+        backward += again * item + gathered / 2
+    return kept, max(backward, loss, encoder.inside)
+
+
+def _decoder_layer(config: RunConfig, share: Shares, tensor: int, item: int) -> _Layer:
+    """Kept is what it reads; with "dots" what its matrix products give, too: q, k, v and the feed-forward's two inside
+    the block, two of the width behind it; with "none" all that it computes, much of it in float32 as well."""
+    d, tokens = config.model.decoder, share.rows * share.places
+    between, inner = share.rows * share.between * d.width * item, d.heads * d.head_dim
+    inside = tokens * (3 * d.width + (4 * d.ff + 3 * inner) / tensor) * item
+    products = tokens * (inner + 2 * d.kv_heads * d.head_dim + 2 * d.ff) / tensor * item + 2 * between
+    return _Layer(between + {"full": 0.0, "dots": products, "none": 2 * inside}[config.model.remat], inside)
+
+
+def _encoder_layer(config: RunConfig, share: Shares, item: int) -> _Layer:
+    """Likewise."""
+    v = config.model.vision
+    patches = share.tiles * (1 + (v.image_size // v.patch_size) ** 2)
+    inside = patches * (4 * v.width + 2 * v.ff) * item
+    more = {"full": 0.0, "dots": patches * (5 * v.width + v.ff) * item, "none": 2 * inside}
+    return _Layer(patches * v.width * item + more[config.model.remat], inside)
+
+
+def _loss(config: RunConfig, mesh: Mesh, share: Shares, item: int) -> tuple[float, float]:
+    """Scores in float32 and their gradient, the head's weights, gathered, and the gradient of those; and what waits of
+    that until the decoder has gone backward.
+
+    A device that has whole rows and the whole vocabulary holds the gradient as a sum in float32, which waits, as a copy
+    in the weights' dtype, and as the sum over devices that comes back.
+    """
+    d, chunk = config.model.decoder, config.model.loss_chunk
+    vocabulary, places = d.vocab_size / mesh.shape["tensor"], config.data.tokens_per_row
+    head, trained = d.width * vocabulary, "decoder" in config.train.trainable
+    if mesh.shape["tensor"] * mesh.shape["context"] > 1:
+        chunk, gradient, waits = min(chunk, places) / mesh.shape["context"], item, item
+    else:
+        chunk, gradient, waits = chunk_size(places, chunk), 4 + 2 * item, 4
+    scores = share.rows * chunk * vocabulary * (4 + item)
+    return scores + head * (item + trained * gradient), trained * head * waits
