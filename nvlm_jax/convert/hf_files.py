@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, VisionConfig, to_mapping
 from nvlm_jax.convert import chat_template
-from nvlm_jax.convert.hf_config import GENERATION_CONFIG, OWN_KEY, TOKENIZER
+from nvlm_jax.convert.hf_config import GENERATION_CONFIG, OWN_KEY
 from nvlm_jax.convert.shards import CheckpointError, read_json
-from nvlm_jax.inputs.tokenizer import Tokenizer
-
-TOKENIZER_FILES = (TOKENIZER, "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-                   chat_template.FILE, "tokenizer.model")  # fmt: skip
+from nvlm_jax.inputs.tokenizer import Tokenizer, copy_files
 
 
 def model_config_json(model: ModelConfig, inputs: InputConfig, dtype: str, ends: Sequence[int]) -> dict[str, Any]:
@@ -147,9 +143,7 @@ def end_token_ids(
 def copy_tokenizer(directory: Path, inputs: InputConfig, max_positions: int) -> None:
     """The tokenizer's files as they are, but a chat template that says what the model was trained on."""
     source = Path(inputs.tokenizer)
-    files = [source / name for name in TOKENIZER_FILES] if source.is_dir() else [source]
-    for file in filter(Path.is_file, files):
-        shutil.copyfile(file, directory / (file.name if source.is_dir() else TOKENIZER))
+    copy_files(source, directory)
     existing = source / chat_template.CONFIG
     config = read_json(existing) if source.is_dir() and existing.is_file() else {}
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import pathlib
+import shutil
 from collections.abc import Sequence
 
 import tokenizers
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt",
+         "added_tokens.json", "special_tokens_map.json", "tokenizer.model")  # fmt: skip
 
 
 class Tokenizer:
@@ -80,6 +84,14 @@ class Tokenizer:
         return type(self), (self.path,)
 
 
+def copy_files(tokenizer: str | pathlib.Path, directory: pathlib.Path) -> None:
+    """Copy `tokenizer.json`, and of the directory that it is in, if that was named, what belongs to it."""
+    source = pathlib.Path(tokenizer)
+    for file in (source / name for name in FILES) if source.is_dir() else [source]:
+        if file.is_file():
+            shutil.copyfile(file, directory / (file.name if source.is_dir() else FILES[0]))
+
+
 def tokenizer_digest(path: str | pathlib.Path) -> str:
     """16 hexadecimal digits of the tokenizer file's hash; empty where there is no file."""
     file = _file(pathlib.Path(path))
@@ -87,4 +99,4 @@ def tokenizer_digest(path: str | pathlib.Path) -> str:
 
 
 def _file(path: pathlib.Path) -> pathlib.Path:
-    return path / "tokenizer.json" if path.is_dir() else path
+    return path / FILES[0] if path.is_dir() else path

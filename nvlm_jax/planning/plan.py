@@ -33,6 +33,7 @@ from nvlm_jax.planning.hlo import bytes_by_axis
 SECONDS_A_DAY = 86400
 ADDED_FROM = 64  # chips of one group, see `adds_up`
 BLOCK = 512  # queries and keys of a kernel's block
+BY_HAND = "by hand, collectives as compiled for CPUs; an H100's steps at 1b took twice as long (docs/scaling.md)"
 
 
 class Workload(NamedTuple):
@@ -84,7 +85,7 @@ def make_plan(config: RunConfig, chip: Chip, mesh: Mesh, compiled: Compiled, loa
     plan = {
         "name": config.name,
         "topology": chip.name,
-        "method": "compiled for the slice" if chip.tpu else "analytical; collectives as compiled for CPUs",
+        "method": "compiled for the slice" if chip.tpu else BY_HAND,
         "mesh": {axis: int(size) for axis, size in mesh.shape.items()},
         "remat": model.remat,
         "batch_rows": train.batch_rows,

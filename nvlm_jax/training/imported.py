@@ -25,9 +25,8 @@ from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards
 from nvlm_jax.convert.stream import DiskArray, open_arrays, save_blocks
 from nvlm_jax.convert.write import complete_or_absent, shard_layout, write_hf
 from nvlm_jax.training.steps import CHECKPOINTS, FROZEN, find_step, read_meta
-from nvlm_jax.training.workdir import run_record
+from nvlm_jax.training.workdir import TOKENIZER, run_record
 
-TOKENIZER = "tokenizer"  # folder of a workdir that travels with it
 TRAINED = "projector"
 
 
@@ -118,8 +117,6 @@ def open_checkpoint(path: str | Path, step: int | None = None) -> tuple[RunConfi
     workdir, step = find_step(path, step)
     where = workdir / CHECKPOINTS / str(step)
     run, _ = read_meta(where)
-    if (workdir / TOKENIZER).is_dir():  # the workdir may have been moved
-        run = dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, tokenizer=str(workdir / TOKENIZER)))
     arrays: dict[names.Path, DiskArray] = {}
     for item in (where / "params", workdir / FROZEN):
         if item.is_dir():

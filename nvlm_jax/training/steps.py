@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import orbax.checkpoint as ocp
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.convert.shards import CheckpointError
 from nvlm_jax.inputs.tokenizer import tokenizer_digest
+from nvlm_jax.training.workdir import TOKENIZER
 
 CHECKPOINTS, FROZEN = "checkpoints", "frozen"
 
@@ -51,7 +53,7 @@ def find_step(path: str | Path, step: int | None = None) -> tuple[Path, int]:
 
 
 def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """The config and all other JSON that a step was saved with.
+    """The config and all other JSON that a step was saved with; the tokenizer is the workdir's, where it has one.
 
     Raises:
         CheckpointError: absent or unreadable, or its tokenizer's file is another one now.
@@ -68,6 +70,9 @@ def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
     except ConfigError as error:
         saved_by = f"saved by commit {meta.get('commit')}, which may know these keys"
         raise ConfigError(f"{step_path}: {error}\n({saved_by})") from error
+    own = step_path.parent.parent / TOKENIZER
+    if own.is_dir():
+        config = dataclasses.replace(config, inputs=dataclasses.replace(config.inputs, tokenizer=str(own)))
     _check_tokenizer(step_path, config.inputs.tokenizer, meta.get("tokenizer", ""))
     return config, meta
 

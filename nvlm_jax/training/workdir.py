@@ -3,6 +3,7 @@
     config.json     resolved config, git commit, library versions, kind of device
     checkpoints/    one folder a step
     frozen/         parameters that are not trained, once
+    tokenizer/      the tokenizer's files, so that the directory can be moved
     broken/         checkpoints that could not be read, moved aside
     metrics.jsonl   one line a step
     tensorboard/    event files
@@ -24,9 +25,10 @@ from typing import Any
 import jax
 
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
-from nvlm_jax.inputs.tokenizer import tokenizer_digest
+from nvlm_jax.inputs.tokenizer import copy_files, tokenizer_digest
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+TOKENIZER = "tokenizer"  # folder
 # Keys that may change between two starts of one run: none of them changes what is computed from which batch. Another
 # mesh adds the same numbers in another order, so losses then agree to rounding and not to the bit.
 FREE_KEYS = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.hang_seconds",
@@ -37,7 +39,7 @@ def open_workdir(workdir: str | Path, config: RunConfig) -> Path:
     """Create the directory with its config.json, or check that the one there is of this run.
 
     Raises:
-        ConfigError: the directory belongs to another configuration; every differing key is listed.
+        ConfigError: the directory belongs to another configuration, every differing key is listed, or tokenizer.
     """
     workdir = Path(workdir).absolute()
     record = workdir / "config.json"
@@ -46,9 +48,23 @@ def open_workdir(workdir: str | Path, config: RunConfig) -> Path:
     elif (workdir / "checkpoints").exists():
         raise ConfigError(f"{record}: missing, though there are checkpoints; restore it or use another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
+    _keep_tokenizer(workdir / TOKENIZER, config.inputs.tokenizer)
     found = run_record(config) | {"device": jax.devices()[0].device_kind}
     write_atomically(record, json.dumps(found, indent=2) + "\n")
     return workdir
+
+
+def _keep_tokenizer(own: Path, tokenizer: str) -> None:
+    """A missing file is for those to name who need it."""
+    then, now = tokenizer_digest(own), tokenizer_digest(tokenizer)
+    if then and now and then != now:
+        raise ConfigError(
+            f"inputs.tokenizer: {tokenizer} has the digest {now}, but this run began with another, {then}: its token "
+            f"ids would mean other texts. That file is in {own}; put it back, or use another --workdir"
+        )
+    if now and not then:
+        own.mkdir(exist_ok=True)
+        copy_files(tokenizer, own)
 
 
 def run_record(config: RunConfig) -> dict[str, Any]:

@@ -1,6 +1,14 @@
 """Files of a run's directory: whole or absent, however many write them."""
 
+import pathlib
+import shutil
+
+import pytest
+
+from nvlm_jax.config import ConfigError, InputConfig, RunConfig
 from nvlm_jax.training import workdir
+
+TINY = pathlib.Path("nvlm_jax/assets/tiny")
 
 
 def test_two_writers_at_once_leave_a_whole_file_each(tmp_path, monkeypatch):
@@ -14,3 +22,28 @@ def test_two_writers_at_once_leave_a_whole_file_each(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir.os, "fsync", another_writes_meanwhile)
     workdir.write_atomically(path, "a")
     assert path.read_text() == "a" and list(tmp_path.iterdir()) == [path]
+
+
+def with_tokenizer(path: pathlib.Path) -> RunConfig:
+    return RunConfig(inputs=InputConfig(tokenizer=str(path)))
+
+
+def test_the_tokenizer_travels_with_the_run(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(TINY, source)
+    for _ in range(2):  # begun, and gone on with
+        path = workdir.open_workdir(tmp_path / "run", with_tokenizer(source))
+    names = {file.name for file in (path / "tokenizer").iterdir()}
+    assert names == {"tokenizer.json", "tokenizer_config.json"}  # no weights, which lie beside them
+    one_file = workdir.open_workdir(tmp_path / "other", with_tokenizer(source / "tokenizer.json"))
+    assert [file.name for file in (one_file / "tokenizer").iterdir()] == ["tokenizer.json"]
+    shutil.rmtree(source)
+    workdir.open_workdir(tmp_path / "run", with_tokenizer(source))  # missing: for those to say who need it
+
+
+def test_a_run_does_not_go_on_with_another_tokenizer(tmp_path):
+    file = pathlib.Path(shutil.copy(TINY / "tokenizer.json", tmp_path / "tok.json"))
+    workdir.open_workdir(tmp_path / "run", with_tokenizer(file))
+    file.write_text(file.read_text() + " ")
+    with pytest.raises(ConfigError, match=r"inputs\.tokenizer: .*tok\.json has the digest \w{16}, but this run began"):
+        workdir.open_workdir(tmp_path / "run", with_tokenizer(file))
