@@ -16,13 +16,15 @@ def lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a person asks first, as (name, value)."""
     mesh = ", ".join(f"{axis}={size}" for axis, size in plan["mesh"].items() if size > 1) or "one device"
     cross = plan.get("hbm_gib_compiled_for_cpu")
+    refused = "" if plan["fits"] or plan["collective_bytes_by_axis"] else ", nothing sent: the compiler refused it"
     useful, executed = sum(plan["flops_by_module"].values()), sum(plan["executed_flops_by_module"].values())
     found = [
         ("run", plan["name"]),
         ("chips", f"{plan['chips']} x {plan['topology']}, {plan['method']}"),
         ("mesh", f"{mesh}; {plan['batch_rows']} rows, accumulation {plan['accumulation']}, remat {plan['remat']}"),
         ("memory", f"{plan['hbm_gib']:.1f} of {plan['hbm_limit_gib']:.1f} GiB, {_fits(plan)}"),
-        ("step", f"{plan['step_seconds']:.3f} s one after the other, {plan['step_seconds_overlap']:.3f} s overlapped"),
+        ("step", f"{plan['step_seconds']:.3f} s one after the other, {plan['step_seconds_overlap']:.3f} s overlapped"
+                 f"{refused}"),
         ("MFU", f"{_mfu(plan)} of useful FLOPs; bound by {plan['binding']}"),
         ("FLOPs", f"{useful:.3g} useful, {executed:.3g} executed; padding {plan['padding_share_of_flops']:.1%}"),
         ("rate", f"{plan['samples_per_second']:.1f} samples/s, {plan['tokens_per_second']:,.0f} tokens/s, "

@@ -254,3 +254,11 @@ def by_hand(config: RunConfig):
 def on_tpu(config: RunConfig, compiled: Compiled):
     """A plan for TPUs with this in place of what their compiler says."""
     return make_plan(config, CHIPS["v5p"], make_mesh(config.mesh, jax.devices()[:4]), compiled, LOAD)
+
+
+def test_a_refused_step_sends_nothing():
+    """There is no program to count it in."""
+    memory = {"parameters": 30e9, "optimizer": 0.0, "frozen": 0.0, "batch": 0.0, "temporary": 90e9}
+    plan = on_tpu(run("d"), Compiled(memory, 120e9, 100e9, False, [], 1.0))
+    assert dict(page.lines(plan))["step"].endswith("nothing sent: the compiler refused it")
+    assert "refused" not in dict(page.lines(plan | {"fits": True}))["step"]
