@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import tokenizers
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt",
-         "added_tokens.json", "special_tokens_map.json", "tokenizer.model")  # fmt: skip
+TEMPLATE = ("tokenizer_config.json", "chat_template.jinja")
+FILES = ("tokenizer.json", *TEMPLATE, "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+         "tokenizer.model")  # fmt: skip
 
 
 class Tokenizer:
@@ -85,11 +86,13 @@ class Tokenizer:
 
 
 def copy_files(tokenizer: str | pathlib.Path, directory: pathlib.Path) -> None:
-    """Copy `tokenizer.json`, and of the directory that it is in, if that was named, what belongs to it."""
+    """Copy `tokenizer.json` and what belongs to it; of a file with another name, the chat template beside it alone."""
     source = pathlib.Path(tokenizer)
-    for file in (source / name for name in FILES) if source.is_dir() else [source]:
+    shutil.copyfile(_file(source), directory / FILES[0])
+    folder, beside = (source, FILES[1:]) if source.is_dir() else (source.parent, TEMPLATE)
+    for file in (folder / name for name in beside):
         if file.is_file():
-            shutil.copyfile(file, directory / (file.name if source.is_dir() else FILES[0]))
+            shutil.copyfile(file, directory / file.name)
 
 
 def tokenizer_digest(path: str | pathlib.Path) -> str:

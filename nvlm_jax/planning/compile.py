@@ -149,11 +149,11 @@ def _held(found: Any, platform: str) -> float:
 def _exceeded(message: str, arguments: float) -> tuple[float, float]:
     """Bytes wanted and bytes there are, of the compiler's refusal of a step with so many bytes of arguments; any other
     error is raised again."""
-    size = r"\(?([\d.]+)([MG])\)?"
+    size = r"\(?([\d.]+)([KMGT])\)?"
     whole = re.search(rf"[Uu]sed {size} of {size} hbm", message)
     found = whole or re.search(rf"HLO temporaries {size} exceeds available HBM {size}", message)
     if found is None:
         raise RuntimeError(f"the compiler refused the step: {message[:2000]}")
-    unit = {"M": GIB / 1024, "G": GIB}
+    unit = {"K": GIB / 1024**2, "M": GIB / 1024, "G": GIB, "T": 1024 * GIB}
     wanted, limit = float(found[1]) * unit[found[2]], float(found[3]) * unit[found[4]]
     return wanted if whole else wanted + arguments, limit

@@ -16,7 +16,7 @@ def lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a person asks first, as (name, value)."""
     mesh = ", ".join(f"{axis}={size}" for axis, size in plan["mesh"].items() if size > 1) or "one device"
     cross = plan.get("hbm_gib_compiled_for_cpu")
-    refused = "" if plan["fits"] or plan["collective_bytes_by_axis"] else ", nothing sent: the compiler refused it"
+    refused = ", nothing sent: the compiler refused it" if plan["refused"] else ""
     useful, executed = sum(plan["flops_by_module"].values()), sum(plan["executed_flops_by_module"].values())
     found = [
         ("run", plan["name"]),

@@ -95,6 +95,7 @@ def make_plan(config: RunConfig, chip: Chip, mesh: Mesh, compiled: Compiled, loa
         "hbm_limit_gib": limit / GIB,
         "hbm_gib_by_kind": {kind: value / GIB for kind, value in compiled.memory.items()},
         "fits": compiled.fits and compiled.used <= limit,
+        "refused": not compiled.fits,
         "step_seconds": apart,
         "step_seconds_overlap": together,
         "seconds_by_resource": seconds,

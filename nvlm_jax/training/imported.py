@@ -24,6 +24,7 @@ from nvlm_jax.convert.read import PartArray, PartReader, open_model, open_part
 from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards
 from nvlm_jax.convert.stream import DiskArray, open_arrays, save_blocks
 from nvlm_jax.convert.write import complete_or_absent, shard_layout, write_hf
+from nvlm_jax.inputs.tokenizer import tokenizer_digest
 from nvlm_jax.training.steps import CHECKPOINTS, FROZEN, find_step, read_meta
 from nvlm_jax.training.workdir import TOKENIZER, run_record
 
@@ -49,13 +50,13 @@ def import_hf(source: str | Path, out: str | Path) -> RunConfig:
         _insert(trees.setdefault(item, {}), {t.ours: PartArray(reader, t) for t in reader.tensors})
     kept = dataclasses.replace(inputs, tokenizer=str(out / TOKENIZER) if inputs.tokenizer else "")
     run = RunConfig(name=source.name, model=model, inputs=kept, train=TrainConfig(trainable=(TRAINED,)))
-    record = run_record(run)
     with complete_or_absent(out) as partial:
         step = partial / CHECKPOINTS / "0"
         step.mkdir(parents=True)
         if inputs.tokenizer:
             (partial / TOKENIZER).mkdir()
             hf_files.copy_tokenizer(partial / TOKENIZER, inputs, model.decoder.max_positions)
+        record = run_record(run) | {"tokenizer": tokenizer_digest(partial / TOKENIZER)}
         for item, tree in trees.items():
             save_blocks(partial / FROZEN if item == FROZEN else step / item, tree)
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from nvlm_jax.config import ConfigError, CrossAttentionConfig, ModelConfig, RunConfig, to_mapping
 from nvlm_jax.convert import open_part, place_part
+from nvlm_jax.inputs.tokenizer import tokenizer_digest
 from nvlm_jax.models.build import Model, abstract_model, build_model
 from nvlm_jax.parallel.sharding import path_text
 from nvlm_jax.training.checkpoints import place, restore_model
@@ -69,7 +70,12 @@ def check_same_model(found: RunConfig, config: RunConfig, where: str, key: str) 
     theirs, ours = _fixed_model(found.model), _fixed_model(config.model)
     for inputs, mapping in ((found.inputs, theirs), (config.inputs, ours)):
         mapping.update({f"inputs.{name}": getattr(inputs, name) for name in FORMAT_KEYS})
-    if lines := differences(theirs, ours):
+    lines = differences(theirs, ours)
+    then, now = (tokenizer_digest(run.inputs.tokenizer) for run in (found, config))
+    if then and now and then != now:
+        names = f"{found.inputs.tokenizer} ({then}) there, {config.inputs.tokenizer} ({now}) now"
+        lines.append(f"inputs.tokenizer: {names}")
+    if lines:
         raise ConfigError(
             f"{key}: the checkpoint {where} does not fit this run:\n  "
             + "\n  ".join(lines)
@@ -111,7 +117,11 @@ def _read(source: str, key: str, config: RunConfig, wanted: dict[Path, Any]) -> 
     """All parameters of one part: of a workdir or a step's directory, otherwise of a Hugging Face directory."""
     if not is_checkpoint(source):
         return place_part(open_part(source, key, config.model), wanted)
-    found = {path: array for path, array in open_checkpoint(source)[1].items() if path[0] == PARTS[key]}
+    run, arrays = open_checkpoint(source)
+    then, now = (tokenizer_digest(each.inputs.tokenizer) for each in (run, config))
+    if key == "llm" and then and now and then != now:  # it may have been added to
+        log.warning("init.llm: %s was trained with another tokenizer than inputs.tokenizer names", source)
+    found = {path: array for path, array in arrays.items() if path[0] == PARTS[key]}
     _check_fit(found, wanted, source, f"init.{key}")
     return restore_parameters(source, wanted)
 

@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import secrets
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,41 +31,54 @@ from nvlm_jax.inputs.tokenizer import copy_files, tokenizer_digest
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 TOKENIZER = "tokenizer"  # folder
 # Keys that may change between two starts of one run: none of them changes what is computed from which batch. Another
-# mesh adds the same numbers in another order, so losses then agree to rounding and not to the bit.
+# mesh adds the same numbers in another order, so losses then agree to rounding and not to the bit. Of the tokenizer the
+# content counts, and is compared by itself.
 FREE_KEYS = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.hang_seconds",
-             "train.local.", "data.workers", "mesh.")  # fmt: skip
+             "train.local.", "data.workers", "inputs.tokenizer", "mesh.")  # fmt: skip
 
 
 def open_workdir(workdir: str | Path, config: RunConfig) -> Path:
     """Create the directory with its config.json, or check that the one there is of this run.
 
     Raises:
-        ConfigError: the directory belongs to another configuration, every differing key is listed, or tokenizer.
+        ConfigError: the directory belongs to another configuration (every differing key is listed), or was begun with
+            another tokenizer.
     """
     workdir = Path(workdir).absolute()
-    record = workdir / "config.json"
+    record, begun_with = workdir / "config.json", ""
     if record.exists():
-        _check_same(record, to_mapping(config))
+        begun_with = _check_same(record, to_mapping(config)).get("tokenizer", "")
     elif (workdir / "checkpoints").exists():
         raise ConfigError(f"{record}: missing, though there are checkpoints; restore it or use another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    _keep_tokenizer(workdir / TOKENIZER, config.inputs.tokenizer)
     found = run_record(config) | {"device": jax.devices()[0].device_kind}
+    found["tokenizer"] = _keep_tokenizer(workdir / TOKENIZER, config.inputs.tokenizer, begun_with)
     write_atomically(record, json.dumps(found, indent=2) + "\n")
     return workdir
 
 
-def _keep_tokenizer(own: Path, tokenizer: str) -> None:
-    """A missing file is for those to name who need it."""
-    then, now = tokenizer_digest(own), tokenizer_digest(tokenizer)
-    if then and now and then != now:
+def _keep_tokenizer(own: Path, tokenizer: str, begun_with: str) -> str:
+    """The digest of the run's tokenizer, whose files are copied where they are not yet, or not whole.
+
+    A missing file is for those to name who need it.
+    """
+    now = tokenizer_digest(tokenizer)
+    if begun_with and now and begun_with != now:
         raise ConfigError(
-            f"inputs.tokenizer: {tokenizer} has the digest {now}, but this run began with another, {then}: its token "
-            f"ids would mean other texts. That file is in {own}; put it back, or use another --workdir"
+            f"inputs.tokenizer: {tokenizer} has the digest {now}, but this run began with another, {begun_with}: its "
+            f"token ids would mean other texts. Put that file back ({own} holds a copy, if the run was begun by this "
+            "version), or use another --workdir"
         )
-    if now and not then:
-        own.mkdir(exist_ok=True)
-        copy_files(tokenizer, own)
+    if now and tokenizer_digest(own) != now:
+        part = own.with_name(f"{own.name}.{secrets.token_hex(4)}.part")
+        part.mkdir()
+        copy_files(tokenizer, part)
+        shutil.rmtree(own, ignore_errors=True)
+        try:
+            part.replace(own)
+        except OSError:  # another process was quicker
+            shutil.rmtree(part)
+    return now or begun_with
 
 
 def run_record(config: RunConfig) -> dict[str, Any]:
@@ -125,9 +139,11 @@ def write_atomically(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def _check_same(record: Path, config: dict[str, Any]) -> None:
+def _check_same(record: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The whole record. Raises ConfigError unless it is of this run."""
     try:
-        found = json.loads(record.read_text())["config"]
+        whole = json.loads(record.read_text())
+        found = whole["config"]
     except (ValueError, KeyError) as error:
         raise ConfigError(f"{record}: no readable record of a run ({error}); use another --workdir") from error
     with contextlib.suppress(ConfigError):  # an earlier version had fewer keys, or other names for them
@@ -140,3 +156,4 @@ def _check_same(record: Path, config: dict[str, Any]) -> None:
             + "\n  ".join(lines)
             + f"\nUse another --workdir, or set these keys back. Free to change within a run: {free}."
         )
+    return whole

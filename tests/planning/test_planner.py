@@ -154,6 +154,7 @@ def test_a_step_that_does_not_fit_says_what_would_help():
     config = run("d", data=2, fsdp=2)
     of_temporaries = "total memory required for HLO temporaries (20.50G) exceeds available HBM (15.75G)."
     assert _exceeded(f"... Ran out of memory on HBM, the {of_temporaries}", 2 * GIB) == (22.5 * GIB, 15.75 * GIB)
+    assert _exceeded("Used 1.50T of 31.25G hbm", 0)[0] == 1536 * GIB
     used = _exceeded("... Ran out of memory in memory space hbm. Used 120.50G of 95.74G hbm.", 2 * GIB)
     assert used == (120.5 * GIB, 95.74 * GIB)
     memory = {"parameters": 30e9, "optimizer": 0.0, "frozen": 0.0, "batch": 0.0, "temporary": 90e9}
@@ -261,4 +262,5 @@ def test_a_refused_step_sends_nothing():
     memory = {"parameters": 30e9, "optimizer": 0.0, "frozen": 0.0, "batch": 0.0, "temporary": 90e9}
     plan = on_tpu(run("d"), Compiled(memory, 120e9, 100e9, False, [], 1.0))
     assert dict(page.lines(plan))["step"].endswith("nothing sent: the compiler refused it")
-    assert "refused" not in dict(page.lines(plan | {"fits": True}))["step"]
+    too_large = on_tpu(run("d"), Compiled(memory, 120e9, None, True, [], 1.0))
+    assert not too_large["fits"] and "refused" not in dict(page.lines(too_large))["step"]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -16,9 +18,12 @@ from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.training import initial
 from nvlm_jax.training.checkpoints import restore_model
 from nvlm_jax.training.imported import import_hf
-from nvlm_jax.training.initial import initial_model
+from nvlm_jax.training.initial import check_same_model, initial_model
+from nvlm_jax.training.workdir import open_workdir
 from tests.tiny import TRAINABLE, make_model
 from tests.training.test_checkpoints import arrays
+
+TINY = pathlib.Path(__file__).parents[2] / "nvlm_jax" / "assets" / "tiny" / "tokenizer.json"
 
 
 def next_stage(config, **changes):
@@ -159,3 +164,18 @@ def test_a_part_that_the_model_has_not(runs, tiny_model_config, tmp_path):
     config = dataclasses.replace(runs.config, model=model, inputs=inputs, init=InitConfig(llm=str(tmp_path)))
     with pytest.raises(ConfigError, match=r"init.llm: .* is given, but this model has no part decoder"):
         initial_model(config)
+
+
+def test_a_stage_does_not_begin_with_another_tokenizer(runs, tmp_path):
+    """Than that of the stage before, which its workdir holds."""
+    ours = tmp_path / "tokenizer.json"
+    shutil.copy(TINY, ours)
+    before = dataclasses.replace(runs.config, inputs=dataclasses.replace(runs.config.inputs, tokenizer=str(ours)))
+    config = next_stage(before, init=InitConfig(checkpoint="the stage before"))
+    check_same_model(before, config, "the stage before", "init.checkpoint")
+    held = open_workdir(tmp_path / "before", before) / "tokenizer"
+    ours.write_text(ours.read_text() + " ")
+    before = dataclasses.replace(before, inputs=dataclasses.replace(before.inputs, tokenizer=str(held)))
+    message = r"inputs\.tokenizer: \S+/before/tokenizer \(\w{16}\) there, \S+ \(\w{16}\) now"
+    with pytest.raises(ConfigError, match=message):
+        check_same_model(before, config, "the stage before", "init.checkpoint")

@@ -1,5 +1,6 @@
 """Files of a run's directory: whole or absent, however many write them."""
 
+import json
 import pathlib
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 from nvlm_jax.config import ConfigError, InputConfig, RunConfig
 from nvlm_jax.training import workdir
 
-TINY = pathlib.Path("nvlm_jax/assets/tiny")
+TINY = pathlib.Path(__file__).parents[2] / "nvlm_jax" / "assets" / "tiny"
 
 
 def test_two_writers_at_once_leave_a_whole_file_each(tmp_path, monkeypatch):
@@ -36,14 +37,34 @@ def test_the_tokenizer_travels_with_the_run(tmp_path):
     names = {file.name for file in (path / "tokenizer").iterdir()}
     assert names == {"tokenizer.json", "tokenizer_config.json"}  # no weights, which lie beside them
     one_file = workdir.open_workdir(tmp_path / "other", with_tokenizer(source / "tokenizer.json"))
-    assert [file.name for file in (one_file / "tokenizer").iterdir()] == ["tokenizer.json"]
+    assert {file.name for file in (one_file / "tokenizer").iterdir()} == names  # the chat template beside it, too
+    moved = path.rename(tmp_path / "moved")
+    workdir.open_workdir(moved, with_tokenizer(moved / "tokenizer"))  # the content counts, not the place
     shutil.rmtree(source)
-    workdir.open_workdir(tmp_path / "run", with_tokenizer(source))  # missing: for those to say who need it
+    workdir.open_workdir(moved, with_tokenizer(source))  # missing: for those to say who need it
+    assert json.loads((moved / "config.json").read_text())["tokenizer"]
+
+
+def test_a_damaged_copy_of_the_tokenizer_is_made_again(tmp_path):
+    config, begun = with_tokenizer(TINY), tmp_path / "run"
+    workdir.open_workdir(begun, config)
+    whole = (TINY / "tokenizer.json").read_bytes()
+    (begun / "tokenizer" / "tokenizer.json").write_bytes(whole[:1000])
+    (begun / "tokenizer" / "tokenizer_config.json").unlink()
+    workdir.open_workdir(begun, config)
+    assert (begun / "tokenizer" / "tokenizer.json").read_bytes() == whole
+    assert (begun / "tokenizer" / "tokenizer_config.json").is_file()
+    assert {file.name for file in begun.iterdir()} == {"config.json", "tokenizer"}
 
 
 def test_a_run_does_not_go_on_with_another_tokenizer(tmp_path):
     file = pathlib.Path(shutil.copy(TINY / "tokenizer.json", tmp_path / "tok.json"))
     workdir.open_workdir(tmp_path / "run", with_tokenizer(file))
-    file.write_text(file.read_text() + " ")
+    held = file.read_text()
+    shutil.rmtree(tmp_path / "run" / "tokenizer")  # as of an earlier version
+    file.write_text(held + " ")
     with pytest.raises(ConfigError, match=r"inputs\.tokenizer: .*tok\.json has the digest \w{16}, but this run began"):
         workdir.open_workdir(tmp_path / "run", with_tokenizer(file))
+    file.write_text(held)
+    workdir.open_workdir(tmp_path / "run", with_tokenizer(file))
+    assert (tmp_path / "run" / "tokenizer" / "tokenizer.json").read_text() == held
