@@ -72,12 +72,13 @@ def _keep_tokenizer(own: Path, tokenizer: str, begun_with: str) -> str:
     if now and tokenizer_digest(own) != now:
         part = own.with_name(f"{own.name}.{secrets.token_hex(4)}.part")
         part.mkdir()
-        copy_files(tokenizer, part)
-        shutil.rmtree(own, ignore_errors=True)
         try:
-            part.replace(own)
-        except OSError:  # another process was quicker
-            shutil.rmtree(part)
+            copy_files(tokenizer, part)
+            shutil.rmtree(own, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process was quicker
+                part.replace(own)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return now or begun_with
 
 
