@@ -144,8 +144,8 @@ def copy_tokenizer(directory: Path, inputs: InputConfig, max_positions: int) -> 
     """The tokenizer's files as they are, but a chat template that says what the model was trained on."""
     source = Path(inputs.tokenizer)
     copy_files(source, directory)
-    existing = source / chat_template.CONFIG
-    config = read_json(existing) if source.is_dir() and existing.is_file() else {}
+    existing = directory / chat_template.CONFIG
+    config = read_json(existing) if existing.is_file() else {}
     config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     config.setdefault("eos_token", inputs.end_token)
     config.setdefault("model_max_length", max_positions)

@@ -86,7 +86,7 @@ class Tokenizer:
 
 
 def copy_files(tokenizer: str | pathlib.Path, directory: pathlib.Path) -> None:
-    """Copy `tokenizer.json` and what belongs to it; of a file with another name, the chat template beside it alone."""
+    """Copy `tokenizer.json` and what belongs to it: of a directory all `FILES`, of a file the template beside it."""
     source = pathlib.Path(tokenizer)
     shutil.copyfile(_file(source), directory / FILES[0])
     folder, beside = (source, FILES[1:]) if source.is_dir() else (source.parent, TEMPLATE)

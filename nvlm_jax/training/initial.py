@@ -71,16 +71,21 @@ def check_same_model(found: RunConfig, config: RunConfig, where: str, key: str) 
     for inputs, mapping in ((found.inputs, theirs), (config.inputs, ours)):
         mapping.update({f"inputs.{name}": getattr(inputs, name) for name in FORMAT_KEYS})
     lines = differences(theirs, ours)
-    then, now = (tokenizer_digest(run.inputs.tokenizer) for run in (found, config))
-    if then and now and then != now:
-        names = f"{found.inputs.tokenizer} ({then}) there, {config.inputs.tokenizer} ({now}) now"
-        lines.append(f"inputs.tokenizer: {names}")
+    if other := _other_tokenizer(found, config):
+        lines.append(other)
     if lines:
         raise ConfigError(
             f"{key}: the checkpoint {where} does not fit this run:\n  "
             + "\n  ".join(lines)
             + f"\nSet these keys to the checkpoint's values, or name another checkpoint in {key}."
         )
+
+
+def _other_tokenizer(found: RunConfig, config: RunConfig) -> str:
+    """What to say where both have a tokenizer's file and they differ; else nothing."""
+    theirs, ours = (run.inputs.tokenizer for run in (found, config))
+    then, now = tokenizer_digest(theirs), tokenizer_digest(ours)
+    return f"inputs.tokenizer: {theirs} ({then}) there, {ours} ({now}) now" if then and now and then != now else ""
 
 
 def _fixed_model(model: ModelConfig) -> dict[str, Any]:
@@ -118,9 +123,8 @@ def _read(source: str, key: str, config: RunConfig, wanted: dict[Path, Any]) -> 
     if not is_checkpoint(source):
         return place_part(open_part(source, key, config.model), wanted)
     run, arrays = open_checkpoint(source)
-    then, now = (tokenizer_digest(each.inputs.tokenizer) for each in (run, config))
-    if key == "llm" and then and now and then != now:  # it may have been added to
-        log.warning("init.llm: %s was trained with another tokenizer than inputs.tokenizer names", source)
+    if key == "llm" and (other := _other_tokenizer(run, config)):  # it may have been added to
+        log.warning("init.llm: %s was trained with another tokenizer; %s", source, other)
     found = {path: array for path, array in arrays.items() if path[0] == PARTS[key]}
     _check_fit(found, wanted, source, f"init.{key}")
     return restore_parameters(source, wanted)

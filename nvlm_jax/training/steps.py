@@ -71,7 +71,7 @@ def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
         saved_by = f"saved by commit {meta.get('commit')}, which may know these keys"
         raise ConfigError(f"{step_path}: {error}\n({saved_by})") from error
     own, then = step_path.parent.parent / TOKENIZER, meta.get("tokenizer", "")
-    if (copied := tokenizer_digest(own)) and copied == (then or copied):
+    if (copied := tokenizer_digest(own)) and then in ("", copied):
         config = dataclasses.replace(config, inputs=dataclasses.replace(config.inputs, tokenizer=str(own)))
     _check_tokenizer(step_path, config.inputs.tokenizer, then)
     return config, meta

@@ -165,6 +165,15 @@ def test_a_step_that_does_not_fit_says_what_would_help():
     assert "about 8 such chips would hold them" in on_tpu(config, Compiled(memory, *used, False, [], 1.0))["advice"]
 
 
+def test_a_refused_step_sends_nothing():
+    """There is no program to count it in."""
+    memory = {"parameters": 30e9, "optimizer": 0.0, "frozen": 0.0, "batch": 0.0, "temporary": 90e9}
+    plan = on_tpu(run("d"), Compiled(memory, 120e9, 100e9, False, [], 1.0))
+    assert dict(page.lines(plan))["step"].endswith("nothing sent: the compiler refused it")
+    too_large = on_tpu(run("d"), Compiled(memory, 120e9, None, True, [], 1.0))
+    assert not too_large["fits"] and "refused" not in dict(page.lines(too_large))["step"]
+
+
 def test_gathers_that_add_up_are_named():
     """As XLA has them for one group of all of 64 chips or more; data=2 has two groups."""
     chip, parts = CHIPS["v5p"], [Collective("all-reduce", "fsdp", 4e9, 2.0), Collective("all-gather", "fsdp", 1e9, 1.0)]
@@ -255,12 +264,3 @@ def by_hand(config: RunConfig):
 def on_tpu(config: RunConfig, compiled: Compiled):
     """A plan for TPUs with this in place of what their compiler says."""
     return make_plan(config, CHIPS["v5p"], make_mesh(config.mesh, jax.devices()[:4]), compiled, LOAD)
-
-
-def test_a_refused_step_sends_nothing():
-    """There is no program to count it in."""
-    memory = {"parameters": 30e9, "optimizer": 0.0, "frozen": 0.0, "batch": 0.0, "temporary": 90e9}
-    plan = on_tpu(run("d"), Compiled(memory, 120e9, 100e9, False, [], 1.0))
-    assert dict(page.lines(plan))["step"].endswith("nothing sent: the compiler refused it")
-    too_large = on_tpu(run("d"), Compiled(memory, 120e9, None, True, [], 1.0))
-    assert not too_large["fits"] and "refused" not in dict(page.lines(too_large))["step"]
