@@ -16,6 +16,9 @@ INSTALL := -m pip install --quiet --disable-pip-version-check
 # uv installs in half the time; where it cannot (a registry that only pip's settings name), pip does.
 QUICK_INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/python $(INSTALL) $(1)
 
+# What the extra `test` of pyproject.toml installs.
+TEST := requirements-serve.txt requirements-int8.txt requirements-plan.txt requirements-test.txt
+
 # Every command here starts several processes: what one of them has compiled of the packages serves the others.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -53,12 +56,12 @@ clean:
 	$(call QUICK_INSTALL,-r requirements.txt)
 	@touch $@
 
-.venv/.test: .venv/.runtime requirements-serve.txt requirements-test.txt
-	$(call QUICK_INSTALL,-r requirements.txt -r requirements-serve.txt -r requirements-test.txt)
+.venv/.test: .venv/.runtime $(TEST)
+	$(call QUICK_INSTALL,$(addprefix -r ,requirements.txt $(TEST)))
 	@touch $@
 
-.venv-parity/.parity: requirements.txt requirements-serve.txt requirements-test.txt requirements-parity.txt requirements-beam.txt
+.venv-parity/.parity: requirements.txt $(TEST) requirements-parity.txt requirements-beam.txt
 	$(PYTHON) -m venv .venv-parity
-	$(PARITY)/python $(INSTALL) -r requirements.txt -r requirements-serve.txt -r requirements-test.txt -r requirements-parity.txt
+	$(PARITY)/python $(INSTALL) $(addprefix -r ,requirements.txt $(TEST) requirements-parity.txt)
 	$(PARITY)/python $(INSTALL) --no-deps -r requirements-beam.txt
 	@touch $@

@@ -56,7 +56,7 @@ BATCH = flags.DEFINE_integer("batch_size", 32, "prompts decoded together", lower
 TOKENS = flags.DEFINE_integer("max_new_tokens", 0, "of an answer; 0 = each benchmark's own limit", lower_bound=0)
 DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "of an HF directory's weights")
 DEVICES = flags.DEFINE_integer("devices", 0, "to spread the model over, of those there are; 0 = all", lower_bound=0)
-INT8 = flags.DEFINE_bool("int8", False, "matrices of the layers in 8 bits; needs requirements-serve.txt")
+INT8 = flags.DEFINE_bool("int8", False, "matrices of the layers in 8 bits; needs qwix (requirements-int8.txt)")
 BACKBONE = flags.DEFINE_string("backbone", None, "results of the text backbone, for the change of the text average")
 JUDGE = flags.DEFINE_string("judge", None, "URL up to /v1 of a server whose model reads what the rules cannot")
 JUDGE_MODEL = flags.DEFINE_string("judge_model", "default", "its name there; NVLM_JUDGE_KEY may hold the key")

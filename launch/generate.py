@@ -30,7 +30,7 @@ TOP_K = flags.DEFINE_integer("top_k", 0, "draw from so many of the most likely t
 STOP = flags.DEFINE_multi_string("stop", [], "a text before which the answer ends; may be given several times")
 SEED = flags.DEFINE_integer("seed", 0, "of the draws where --temperature is above 0")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of parameters and computation")
-INT8 = flags.DEFINE_bool("int8", False, "matrices of the layers in 8 bits; needs requirements-serve.txt")
+INT8 = flags.DEFINE_bool("int8", False, "matrices of the layers in 8 bits; needs qwix (requirements-int8.txt)")
 
 
 def main(argv: list[str]) -> None:

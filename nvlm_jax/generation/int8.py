@@ -19,7 +19,7 @@ def with_int8_weights(model: NVLM) -> NVLM:
     """The model with the kernels of its layers as `Int8`; everything else is shared with the given one.
 
     Raises:
-        ImportError: qwix is not installed (requirements-serve.txt).
+        ImportError: qwix is not installed (requirements-int8.txt).
     """
     import qwix
 
