@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import ml_collections
 
+from nvlm_jax.assets import shipped
 from nvlm_jax.config import (
     ARCHS,
     ConfigError,
@@ -35,7 +36,7 @@ from nvlm_jax.config import (
 
 SIZES = ("tiny", "1b", "34b", "72b")
 STAGES = ("pretrain", "sft", "llm-1", "llm-2", "llm-3", "llm", "vision-1", "vision")
-TINY_ASSETS = "nvlm_jax/assets/tiny"
+TINY_ASSETS = shipped("tiny")
 TINY_DATA = "runs/data"
 
 INTERN_VIT_6B = VisionConfig()

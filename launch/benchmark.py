@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags
-from ml_collections import config_flags
 
+from launch.config_flag import define_config
 from nvlm_jax.training import allocator
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "the run whose training step is measured", lock_config=True)
+CONFIG = define_config("the run whose training step is measured")
 STEPS = flags.DEFINE_integer("steps", 10, "with --config: steps to time", lower_bound=1)
 SWEEP = flags.DEFINE_enum(
     "sweep", None, ["tiles", "blocks"], "with --config: cost against tiles; with --part=attention: against blocks"

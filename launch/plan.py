@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags
-from ml_collections import config_flags
 from rich.console import Console
 
+from launch.config_flag import define_config
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.parallel.mesh import make_mesh, parse_mesh
 from nvlm_jax.planning import page, search
 from nvlm_jax.planning.compile import compile_for, planned_devices
 from nvlm_jax.planning.plan import Workload, make_plan
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configs/nvlm.py:arch=d,size=72b,stage=sft", lock_config=True)
+CONFIG = define_config("configs/nvlm.py:arch=d,size=72b,stage=sft")
 TOPOLOGY = flags.DEFINE_string("topology", None, "chip and slice, as v5p:4x4x8, or GPUs, as h100:128", required=True)
 SLICES = flags.DEFINE_integer("slices", 1, "such slices, joined by the data-centre network", lower_bound=1)
 MESH = flags.DEFINE_string("mesh", None, "axes, as fsdp=32,tensor=4, or a preset; default: the config's")

@@ -29,7 +29,6 @@ import sys
 from collections.abc import Iterator
 
 from absl import app, flags
-from ml_collections import config_flags
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.blends import pretrain, sft, text
@@ -43,6 +42,7 @@ from data_pipelines.prepare import SHARD, PrepareError, made_shards, prepare
 from data_pipelines.raw.entry import LayoutError, Spec
 from data_pipelines.raw.internvl import meta_specs
 from data_pipelines.records import DatasetError, read_manifest
+from launch.config_flag import define_config
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 
 DATASET = flags.DEFINE_string("dataset", "embedded", "`embedded`, a row of the paper's tables, or a name with --layout")
@@ -65,7 +65,7 @@ MAX_BAD_SHARE = flags.DEFINE_float("max_bad_share", 0.05, "above this share of b
 RUNNER = flags.DEFINE_string("runner", "", "of Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner")
 BEAM_OPTIONS = flags.DEFINE_list("beam_options", [], "Beam's own options: --project=mine,--region=us-central1")
 SUGGEST_BUDGETS = flags.DEFINE_bool("suggest_budgets", False, "print what rows of other budgets would waste")
-CONFIG = config_flags.DEFINE_config_file("config", None, "with --suggest_budgets: the run", lock_config=True)
+CONFIG = define_config("with --suggest_budgets: the run")
 LIST = flags.DEFINE_bool("list", False, "print every row of the paper's tables and its state")
 
 

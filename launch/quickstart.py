@@ -50,8 +50,6 @@ def main(argv: list[str]) -> None:
     unknown = [arch for arch in ARCHITECTURES.value if arch not in ARCHS]
     if len(argv) > 1 or unknown or not ARCHITECTURES.value:
         raise app.UsageError(f"{' '.join(argv[1:] + unknown)}: --archs takes some of {', '.join(ARCHS)}")
-    if not pathlib.Path("configs/nvlm.py").exists():
-        sys.exit("launch.quickstart: start it in the repository's root; there is no configs/nvlm.py here")
     root = pathlib.Path(WORKDIR.value)
     root.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((root / ".jax_cache").absolute()))

@@ -15,6 +15,7 @@ import sys
 
 from absl import app, flags
 
+from configs import locate
 from nvlm_jax.config import ConfigError
 from nvlm_jax.sweeps import claims, compare, page, rows, store, sweep_file
 
@@ -58,7 +59,7 @@ def sweep_report() -> list[str]:
 
 def claims_page() -> list[str]:
     """The page of all claims."""
-    files = sorted(pathlib.Path(FILES.value).glob("claim_*.py"))
+    files = sorted(pathlib.Path(locate(FILES.value)).glob("claim_*.py"))
     known = [sweep_file.load_module(file).CLAIM for file in files]
     records = claims.read_records(pathlib.Path(CLAIMS.value))
     out = pathlib.Path(OUT.value)

@@ -19,18 +19,18 @@ import jax
 import numpy as np
 from absl import app, flags
 from flax import nnx
-from ml_collections import config_flags
 
 from data_pipelines import picture, show
 from data_pipelines.blend import PlanError
 from data_pipelines.records import DatasetError
 from launch.blends import with_blend
+from launch.config_flag import define_config
 from nvlm_jax.config import ConfigError, ModelConfig, RunConfig, from_mapping
 from nvlm_jax.inputs.batch import Batch
 from nvlm_jax.models.attention import CausalMask, TileMask
 from nvlm_jax.models.cross_attention import CrossAttention
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configs/nvlm.py:arch=x,size=tiny,stage=sft", lock_config=True)
+CONFIG = define_config("configs/nvlm.py:arch=x,size=tiny,stage=sft")
 OUT = flags.DEFINE_string("out", None, "the HTML file")
 STEP = flags.DEFINE_integer("step", 0, "which step's batch", lower_bound=0)
 ROWS = flags.DEFINE_integer("rows", 4, "how many rows of it", lower_bound=1)

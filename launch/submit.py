@@ -21,8 +21,8 @@ from typing import Any
 
 import jinja2
 from absl import app, flags
-from ml_collections import config_flags
 
+from launch.config_flag import define_config
 from launch.platform_flags import environment
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.parallel.mesh import fill_axes
@@ -40,7 +40,7 @@ ACCELERATORS = {
     "h100": "nvidia-h100-mega-80gb",
     "b200": "nvidia-b200",
 }
-CONFIG = config_flags.DEFINE_config_file("config", None, "configs/nvlm.py:arch=d,size=72b,stage=sft", lock_config=True)
+CONFIG = define_config("configs/nvlm.py:arch=d,size=72b,stage=sft")
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "directory of the run, on storage that every process sees", required=True
 )

@@ -24,6 +24,7 @@ from absl import app, flags, logging
 from optuna.trial import TrialState
 from rich.console import Console
 
+from configs import locate
 from data_pipelines.loader import samples_per_step
 from data_pipelines.plan import PlanError
 from data_pipelines.records import DatasetError
@@ -33,7 +34,7 @@ from nvlm_jax.planning import search as planning
 from nvlm_jax.planning.chips import Chip
 from nvlm_jax.planning.compile import planned_devices
 from nvlm_jax.sweeps import budgets, cluster, store, sweep_file, tables, variants
-from nvlm_jax.sweeps.runner import RESOLVED, Runner, Stopped
+from nvlm_jax.sweeps.runner import Runner, Stopped
 from nvlm_jax.sweeps.search import SEARCHES, Search, ended, failed
 
 CONFIG = flags.DEFINE_string("config", None, "a sweep file such as configs/sweeps/smoke.py")
@@ -94,7 +95,7 @@ def sweep() -> Sequence[str]:
     """Plan and run a file's `sweep(add)`; labels of failed runs."""
     slice_ = planned_devices(TOPOLOGY.value) if TOPOLOGY.value else None  # before anything else uses JAX
     elsewhere = BACKEND.value != "local" or slice_ is not None  # the files may be on other machines alone
-    plan = variants.load(CONFIG.value, (lambda config: ()) if elsewhere else sweep_data.file_faults)
+    plan = variants.load(locate(CONFIG.value), (lambda config: ()) if elsewhere else sweep_data.file_faults)
     plan = budgets.scaled(plan, SCALE.value)
     how = MATCH.value or plan.match
     if not elsewhere:
@@ -109,8 +110,6 @@ def sweep() -> Sequence[str]:
         return ()
     if DRY.value:
         return ()
-    if not pathlib.Path(RESOLVED).exists():
-        raise sweep_file.SweepError(f"start it in the repository's root; there is no {RESOLVED} here")
     runs = store.runs_of(plan, WORKDIR.value)
     store.check_same(plan, WORKDIR.value)
     if ONLY.value is not None:
@@ -146,8 +145,8 @@ def chip_hours(plan: sweep_file.Sweep, chip: Chip, devices: list[Any]) -> dict[s
 
 def search() -> Sequence[str]:
     """Run a file's `search(trial)` by Optuna; labels of failed runs."""
-    module = sweep_file.load_module(CONFIG.value)
-    settings = sweep_file.read_settings(module, CONFIG.value)
+    module = sweep_file.load_module(locate(CONFIG.value))
+    settings = sweep_file.read_settings(module, locate(CONFIG.value))
     if BACKEND.value != "local" or DRY.value:
         raise sweep_file.SweepError("--search: runs here (--backend=local), and has no plan to print before it")
     check_no_plan()

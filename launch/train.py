@@ -22,13 +22,13 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
 
 from data_pipelines.blend import PlanError
 from data_pipelines.faults import TooManyBadSamples
 from data_pipelines.loader import batches, drawn, make_plan
 from data_pipelines.records import DatasetError
 from launch.blends import with_blend
+from launch.config_flag import define_config
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.parallel.processes import first_before_others, is_first, row_share, start_processes
@@ -36,7 +36,7 @@ from nvlm_jax.parallel.watch import REQUEUE
 from nvlm_jax.training.checkpoints import CheckpointError
 from nvlm_jax.training.loop import NonFiniteLoss, train
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "configs/nvlm.py:arch=d,size=tiny,stage=sft", lock_config=True)
+CONFIG = define_config("configs/nvlm.py:arch=d,size=tiny,stage=sft")
 # Faults of what the run was given, not of the code: their messages say what to do, a traceback would not.
 EXPECTED = (ConfigError, DatasetError, PlanError, TooManyBadSamples, CheckpointError, NonFiniteLoss)
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)

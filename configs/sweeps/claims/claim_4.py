@@ -5,6 +5,7 @@ from __future__ import annotations
 import ml_collections
 
 from configs.sweeps.claims import common
+from nvlm_jax.assets import shipped
 from nvlm_jax.sweeps.claims import Claim, Comparison
 
 STAGES = ("sft",)
@@ -40,7 +41,7 @@ CLAIM = Claim(
 
 def get_config(argument: str = "arch=d,stage=sft") -> ml_collections.ConfigDict:
     config = common.tiny(argument)
-    config.init = {"vision": "nvlm_jax/assets/tiny", "llm": "nvlm_jax/assets/tiny", "projector": "",
+    config.init = {"vision": shipped("tiny"), "llm": shipped("tiny"), "projector": "",
                    "cross_attention": "", "checkpoint": ""}  # fmt: skip
     config.train.steps, config.train.batch_rows = 40, 8
     config.optimizer.warmup_steps = 10
