@@ -1,6 +1,6 @@
 """The inner half of `sandbox`: a script that shuts itself into namespaces of Linux and runs one program there.
 
-    python -I -S jail.py SETTINGS     (fd 0: the program; SETTINGS names two more)
+    python -I -S jail.py SETTINGS     (fd 0: the program; SETTINGS names others)
 
     outer            writes the id maps of the new user namespace, waits
       builder        makes a root of read-only libraries in a mount namespace without network, then pivots into it
@@ -8,7 +8,8 @@
           program    kernel kills whatever is left in the namespace
 
 The program's user is nobody (or, without privileges, the caller's own behind a map), has no capability and can gain
-none, sees neither /home nor /proc nor /dev, and can write nowhere. This script imports nothing of the project.
+none, sees neither /home nor /proc nor /dev, can write nowhere, and makes no system call that the filter refuses. This
+script imports nothing of the project.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV = 4096, 16384, 1 << 18, 2, 4
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 SYS_MOUNT_SETATTR, AT_RECURSIVE = 442, 0x8000  # the number is the same on every architecture
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 NOBODY = 65534
@@ -38,7 +40,8 @@ def call(name: str, *arguments: object) -> None:
     """A function of libc that answers 0; OSError with its name otherwise."""
     if getattr(libc, name)(*arguments) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
+        what = "prctl(PR_SET_SECCOMP)" if name == "prctl" and arguments[0] == PR_SET_SECCOMP else name
+        raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
@@ -153,6 +156,7 @@ def become_program(settings: dict) -> None:
         os.setresgid(1, 1, 1)
         os.setresuid(1, 1, 1)
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    filter_calls(settings["filter"])
     errors = os.dup(2)  # closed by exec
     os.dup2(1, 2)
     try:
@@ -160,6 +164,20 @@ def become_program(settings: dict) -> None:
     except OSError as error:
         os.write(errors, f"{settings['command'][0]}: {error}\n".encode())
         os._exit(70)
+
+
+class FilterProgram(ctypes.Structure):
+    """struct sock_fprog"""
+
+    _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_char_p))
+
+
+def filter_calls(descriptor: int) -> None:
+    """Refuse, from here on, the system calls that the filter in this open file refuses; then close the file."""
+    with open(descriptor, "rb") as file:
+        lines = file.read()
+    program = FilterProgram(len(lines) // 8, lines)
+    call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
 
 
 def die_with_parent() -> None:
