@@ -22,9 +22,12 @@ COMMANDS = (
     "sweep",
     "report",
     "verify_order",
-    "benchmark",
     "tiny_assets",
 )
+BENCHMARKS = ("step", "tiles", "attention", "pytorch", "decode", "engine", "serve", "packing", "data", "convert")
+
+
+ALL = (*COMMANDS, *(f"benchmarks.{name}" for name in BENCHMARKS))
 
 
 def main() -> None:
@@ -35,7 +38,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("help", "--help", "-h"):
         print(overview())
-    elif name in COMMANDS:
+    elif name in ALL:
         sys.argv[:2] = [f"nvlm {name}"]
         runpy.run_module(f"launch.{name}", run_name="__main__", alter_sys=True)
     else:
@@ -46,13 +49,13 @@ def main() -> None:
 
 def overview() -> str:
     """The commands, a line each: the first line of their modules."""
-    lines = [f"  {name:<13} {_summary(name)}" for name in COMMANDS]
+    lines = [f"  {name:<20} {_summary(name)}" for name in ALL]
     return "\n".join(["usage: nvlm COMMAND [--flag=value ...]     nvlm COMMAND --help", "", *lines])
 
 
 def _summary(name: str) -> str:
     """First line of a command's docstring, read without importing what the command needs."""
-    source = pathlib.Path(__file__).with_name(f"{name}.py").read_text()
+    source = pathlib.Path(__file__).parent.joinpath(*name.split(".")).with_suffix(".py").read_text()
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 
 

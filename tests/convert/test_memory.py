@@ -1,4 +1,4 @@
-"""Conversion streams: what it holds does not grow with the checkpoint. launch/benchmark.py measures 4 GB."""
+"""Conversion streams: what it holds does not grow with the checkpoint. launch/benchmarks/convert.py measures 4 GB."""
 
 import os
 import subprocess

@@ -1,22 +1,26 @@
 """`nvlm`: every command under one name."""
 
 import pathlib
+import re
 
-from launch.__main__ import COMMANDS
+import pytest
+
+from launch.__main__ import ALL
 from tests.commands import command
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 
 
 def test_every_command_of_launch_is_in_the_list():
-    runnable = {path.stem for path in LAUNCH.glob("*.py") if '__name__ == "__main__"' in path.read_text()}
-    assert set(COMMANDS) == runnable - {"__main__"}
+    files = {".".join(path.relative_to(LAUNCH).with_suffix("").parts): path for path in LAUNCH.rglob("*.py")}
+    runnable = {name for name, path in files.items() if '__name__ == "__main__"' in path.read_text()}
+    assert set(ALL) == runnable - {"__main__"}
 
 
 def test_help_lists_all_commands_with_what_they_do():
     done = command("launch", "--help")
     assert done.returncode == 0
-    for name in COMMANDS:
+    for name in ALL:
         [line] = [line for line in done.stdout.splitlines() if line.startswith(f"  {name} ")]
         assert len(line.split()) > 4, line
 
@@ -31,3 +35,10 @@ def test_arguments_reach_the_command():
     done = command("launch", "compare", "--no_such_flag=1")
     assert done.returncode == 1
     assert "no_such_flag" in done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("benchmarks.")])
+def test_a_benchmark_has_its_own_few_flags(name):
+    done = command(f"launch.{name}", "--help")
+    own = re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE)
+    assert 1 <= len(own) <= 8, done.stdout + done.stderr

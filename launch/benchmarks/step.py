@@ -1,4 +1,6 @@
-"""`launch.benchmark --config=...`: a training step on this machine, measured. `--sweep=tiles`: its cost against tiles.
+"""A training step on this machine, measured.
+
+    python -m launch.benchmarks.step --config=configs/nvlm.py:arch=d,size=tiny,stage=sft [--steps=10 --modules]
 
 Weights are fresh, nothing is saved. Batches come from the run's data where that is on this machine; otherwise rows are
 filled with synthetic samples, and the data wait says nothing.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +19,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from flax import nnx
 
-from configs.nvlm import get_config
 from data_pipelines.loader import batches, make_plan
-from launch import benchmark_profile
+from launch.benchmarks import step_profile
+from launch.benchmarks.output import run
+from launch.config_flag import define_config
 from nvlm_jax.config import RunConfig, from_mapping
 from nvlm_jax.inputs.batch import THUMBNAIL, Batch
 from nvlm_jax.models.axes import laid_out
@@ -48,7 +53,7 @@ def measure(config: RunConfig, steps: int, text: int, tiles: int, modules: bool 
         steps: to time.
         text: of a synthetic sample, tokens.
         tiles: of a synthetic sample.
-        modules: also where the device's time goes (`benchmark_profile`), from a few more steps.
+        modules: also where the device's time goes (`step_profile`), from a few more steps.
     """
     config = dataclasses.replace(config, init=dataclasses.replace(config.init, **_no_init()))
     mesh = make_mesh(config.mesh)
@@ -85,7 +90,7 @@ def measure(config: RunConfig, steps: int, text: int, tiles: int, modules: bool 
             state, metrics = compiled(state, split.frozen, placed)
             return metrics
 
-        found["modules"] = benchmark_profile.profile(again, compiled, min(3, steps))
+        found["modules"] = step_profile.profile(again, compiled, min(3, steps))
     second = float(np.median(seconds[WARM:]))
     vision = _vision_seconds(config, split, state.params, placed, mesh, steps)
     work = Work(*np.mean(works[WARM:], axis=0))
@@ -129,61 +134,8 @@ def report(found: dict[str, Any]) -> str:
     wait = found["data_wait_share"]
     lines.append("data wait     " + ("not measured: synthetic" if wait is None else f"{wait:.1%} of the step"))
     if "modules" in found:
-        lines.append("device time of a step:\n" + benchmark_profile.report(found["modules"]))
+        lines.append("device time of a step:\n" + step_profile.report(found["modules"]))
     return "\n".join(lines)
-
-
-def sweep_tiles(config: RunConfig, steps: int, text: int, most: int, archs: str = "dxh") -> list[dict[str, Any]]:
-    """Cost of a sample against 1 .. `most` tiles (from 2 on with a thumbnail) for each architecture, of one size."""
-    _, _, size, stage = config.name.split("-")
-    points = []
-    for arch in archs:
-        named = from_mapping(RunConfig, get_config(f"arch={arch},size={size},stage={stage}").to_dict())
-        for count in range(1, most + 1):
-            tiles = count + (count > 1)
-            shown = {"d": tiles, "x": 0, "h": 1}[arch]
-            tags = 1 if arch == "h" else tiles
-            places = -(-(text + tags + shown * named.model.tokens_per_tile) // 16) * 16
-            data = dataclasses.replace(named.data, blend=(), tokens_per_row=places, tiles_per_row=tiles)
-            train = dataclasses.replace(named.train, batch_rows=8 * jax.device_count(), accumulation=1)
-            run = dataclasses.replace(named, data=data, train=train, mesh=config.mesh)
-            found = measure(run, steps, text, tiles)
-            points.append(
-                {
-                    "arch": arch,
-                    "tiles": count,
-                    "seconds_per_sample": found["step_seconds"] / train.batch_rows,
-                    "vision_flops": found["flops_by_module"]["vision"] / train.batch_rows,
-                    "flops": sum(found["flops_by_module"].values()) / train.batch_rows,
-                }
-            )
-            print(
-                f"NVLM-{arch.upper()}, {count} tiles: {points[-1]['seconds_per_sample'] * 1000:.2f} ms a sample",
-                flush=True,
-            )
-    return points
-
-
-def draw_sweep(points: list[dict[str, Any]], path: Path) -> None:
-    """Time of a sample against tiles, with the growth of the vision FLOPs alone as dashes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for arch in dict.fromkeys(point["arch"] for point in points):
-        own = [point for point in points if point["arch"] == arch]
-        times = [1000 * point["seconds_per_sample"] for point in own]
-        [line] = axes.plot([point["tiles"] for point in own], times, marker="o", label=f"NVLM-{arch.upper()}")
-        growth = [times[0] * point["vision_flops"] / own[0]["vision_flops"] for point in own]
-        axes.plot([point["tiles"] for point in own], growth, "--", color=line.get_color(), alpha=0.5)
-    axes.set(xlabel="tiles of an image (and its thumbnail from 2 on)", ylabel="ms a sample, a training step")
-    axes.legend(title="dashes: as the vision FLOPs grow")
-    axes.set_ylim(bottom=0)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def _rates(config: RunConfig, mesh: Any, work: Work, second: float, vision: float) -> dict[str, Any]:
@@ -282,3 +234,20 @@ def _memory(compiled: Any) -> float:
 
 def _no_init() -> dict[str, str]:
     return dict.fromkeys(("vision", "llm", "projector", "cross_attention", "checkpoint"), "")
+
+
+if __name__ == "__main__":
+    CONFIG = define_config("the run whose training step is measured")
+    STEPS = flags.DEFINE_integer("steps", 10, "to time", lower_bound=1)
+    MODULES = flags.DEFINE_bool("modules", False, "where the device's time goes, by module")
+    TEXT = flags.DEFINE_integer("sample_text", 128, "text tokens of a synthetic sample", lower_bound=2)
+    TILES = flags.DEFINE_integer("sample_tiles", 7, "tiles of a synthetic sample", lower_bound=0)
+    flags.mark_flag_as_required("config")
+
+    def of_config(directory: Path) -> dict[str, Any]:
+        if MODULES.value:  # operations that a GPU starts as one recorded graph have no names of their own
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_command_buffer="
+        config = from_mapping(RunConfig, CONFIG.value.to_dict())
+        return measure(config, STEPS.value, TEXT.value, TILES.value, MODULES.value)
+
+    run("step", of_config, report)

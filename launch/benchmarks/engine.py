@@ -1,5 +1,7 @@
 """How near the engine comes to what the device allows: prompts read and tokens chosen a second, of random weights.
 
+    python -m launch.benchmarks.engine --config=configs/nvlm.py:arch=d,size=1b,stage=sft [--slots=64,16,1]
+
 Prompts of random tokens and pixels are read and answered by one engine, first to their first token (the rate of
 reading, tiles included), then with more and more of them at once. Answers are of one length: no token ends them.
 
@@ -12,15 +14,19 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from flax import nnx
 
-from launch.benchmark_train import published
-from nvlm_jax.config import ModelConfig, RunConfig
+from launch.benchmarks.output import run
+from launch.benchmarks.step import published
+from launch.config_flag import define_config
+from nvlm_jax.config import ModelConfig, RunConfig, from_mapping
 from nvlm_jax.generation.engine import Engine
 from nvlm_jax.generation.request import Request
 from nvlm_jax.inputs.batch import Example
@@ -193,3 +199,18 @@ def _reading(found: dict[str, Any]) -> str:
     of = "no published figure for this device" if share is None else f"{share:.1%} of the published peak"
     rates = f"{reading['tokens_per_second']:,.0f} tokens/s, {reading['tiles_per_second']:,.0f} tiles/s"
     return f"reading {reading['prompts']} prompts: {rates}, {of}"
+
+
+if __name__ == "__main__":
+    CONFIG = define_config("the run whose model answers")
+    SLOTS = flags.DEFINE_list("slots", ["64", "16", "1"], "requests answered together")
+    PROMPT = flags.DEFINE_integer("prompt", 1024, "tokens of a prompt", lower_bound=1)
+    NEW = flags.DEFINE_integer("new", 128, "tokens of an answer", lower_bound=64)
+    SECONDS = flags.DEFINE_float("seconds", 60.0, "after which no further number of slots is begun", lower_bound=1.0)
+    flags.mark_flag_as_required("config")
+
+    def of_config(directory: Path) -> dict[str, Any]:
+        config = from_mapping(RunConfig, CONFIG.value.to_dict())
+        return measure(config, sorted(map(int, SLOTS.value), reverse=True), PROMPT.value, NEW.value, SECONDS.value)
+
+    run("engine", of_config, report)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from launch.benchmark_train import batch_work
+from launch.benchmarks.step import batch_work
 from nvlm_jax.models.flops import sample_work, scaled
 from nvlm_jax.planning.synthetic import synthetic_batch
 from tests.tiny import make_run_config

@@ -1,5 +1,7 @@
 """What a conversion costs: memory, time against `cp`, and the restore of its result onto meshes.
 
+    python -m launch.benchmarks.convert [--gigabytes=4] [--repeats=3]
+
 The checkpoint is a slice of nvidia/NVLM-D-72B: the released widths, dtypes and dummy heads, few layers and a short
 vocabulary, so that single tensors are as large as the real ones. Every step runs in a process of its own, so that its
 peak is its own.
@@ -23,7 +25,9 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from absl import flags
 
+from launch.benchmarks.output import run
 from nvlm_jax.config import DecoderConfig, InputConfig, ModelConfig, VisionConfig
 from nvlm_jax.convert import names
 from nvlm_jax.convert.write import write_hf
@@ -132,11 +136,12 @@ def report(found: Mapping[str, Any]) -> str:
             f"{_median(runs, 'cp_cpu'):.1f} s cp; peak {(peak - own) / 1e9:.2f} GB over the interpreter"
         )
     lines.append(f"exported shards identical to the source: {found['identical']}")
-    for run in found["restore"]:
+    for restored in found["restore"]:
         lines.append(
-            f"restore onto {run['devices']} devices of {run['hosts']} process(es): {run['held'] / 1e9:.2f} GB on the "
-            f"devices of a process, {run['device'] / 1e9:.2f} GB at most on one; peak of a process "
-            f"{run['peak'] / 1e9:.2f} GB above what it had before; {run['seconds']:.1f} s"
+            f"restore onto {restored['devices']} devices of {restored['hosts']} process(es): "
+            f"{restored['held'] / 1e9:.2f} GB on the devices of a process, "
+            f"{restored['device'] / 1e9:.2f} GB at most on one; peak of a process "
+            f"{restored['peak'] / 1e9:.2f} GB above what it had before; {restored['seconds']:.1f} s"
         )
     return "\n".join(lines)
 
@@ -179,7 +184,7 @@ def _restore(path: Path, devices: int, hosts: int) -> dict[str, Any]:
         port = free.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={devices // hosts}"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    code = "from launch.benchmark_convert import restore; restore({!r}, {}, {}, {}, {})"
+    code = "from launch.benchmarks.convert import restore; restore({!r}, {}, {}, {}, {})"
     commands = [[sys.executable, "-c", code.format(str(path), devices, host, hosts, port)] for host in range(hosts)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for command in commands]
     outputs = [process.communicate()[0] for process in started]
@@ -239,3 +244,9 @@ def _nbytes(model: ModelConfig) -> int:
 
 def _dtype(path: names.Path) -> Any:
     return np.float32 if any(path[: len(start)] == start for start in FLOAT32) else ml_dtypes.bfloat16
+
+
+if __name__ == "__main__":
+    GIGABYTES = flags.DEFINE_float("gigabytes", 4.0, "size of the checkpoint", lower_bound=3.8)
+    REPEATS = flags.DEFINE_integer("repeats", 3, "times each step is taken", lower_bound=1)
+    run("convert", lambda directory: measure(directory, GIGABYTES.value, REPEATS.value), report)

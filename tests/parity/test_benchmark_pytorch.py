@@ -1,4 +1,4 @@
-"""What `launch.benchmark --compare=torch` sets side by side is the same training: the same losses, step after step."""
+"""What `launch.benchmarks.pytorch` sets side by side is the same training: the same losses, step after step."""
 
 import dataclasses
 
@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from launch import benchmark_streams, benchmark_torch
+from launch.benchmarks import beside_pytorch
+from launch.benchmarks import streams as benchmark_streams
 from nvlm_jax.config import InputConfig
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.planning.synthetic import synthetic_example
@@ -34,8 +35,8 @@ def run(tmp_path_factory):
 
 def test_the_same_losses(run, monkeypatch):
     config, workdir = run
-    monkeypatch.setattr(benchmark_torch, "make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))
-    ours, theirs = benchmark_torch.Ours(config, workdir), benchmark_torch.Theirs(config, workdir)
+    monkeypatch.setattr(beside_pytorch, "make_mesh", lambda mesh: make_mesh(mesh, jax.devices()[:1]))
+    ours, theirs = beside_pytorch.Ours(config, workdir), beside_pytorch.Theirs(config, workdir)
     random = np.random.default_rng(0)
     mixed = [
         [synthetic_example(config, text, tiles, random) for text, tiles in row]
@@ -61,4 +62,4 @@ def test_padding_is_counted(run):
 
 def test_decode_takes_their_best_batch():
     seconds = {"engine": [1.0, 2.0], "transformers, 16 a batch": [3.0, 5.0], "transformers, 32 a batch": [9.0, 9.0]}
-    assert benchmark_torch.decode_ratios(seconds) == [2.5, 3.0]
+    assert beside_pytorch.decode_ratios(seconds) == [2.5, 3.0]

@@ -1,5 +1,7 @@
 """What packing loses and costs: padding of both budgets, seconds, memory, and whether any length comes early.
 
+    python -m launch.benchmarks.packing --arch=d --rows=10000000 [--index=FILE.parquet]
+
 An epoch over an index is planned as a run would plan it: a permutation, windows packed one by one, the plan written to
 disk. Without an index it is a mix like the paper's fine-tuning data: made here, sizes of images by kind of dataset cut
 by the true tiling rule, and lengths of text by kind.
@@ -14,12 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import flags
 
 from configs.nvlm import ROW_BUDGETS
 from data_pipelines.blend import Blend
 from data_pipelines.budgets import draw, suggest
 from data_pipelines.estimates import decoder_tokens, read_lengths
 from data_pipelines.plan import Lengths, Plan, Window, packed_windows, too_large, write_plan
+from launch.benchmarks.output import run
 from nvlm_jax.config import DataConfig
 from nvlm_jax.inputs.tiling import choose_grid, tile_count
 
@@ -158,3 +162,10 @@ def report(found: Mapping[str, Any]) -> str:
         f"order: within a window the mean length of a quarter departs by at most {early['departure']:.3%} "
         f"({early['standard_errors']:.1f} standard errors)\n{json.dumps(line)}"
     )
+
+
+if __name__ == "__main__":
+    ARCH = flags.DEFINE_enum("arch", "d", ["d", "x", "h"], "whose lengths and budgets")
+    ROWS = flags.DEFINE_integer("rows", 10_000_000, "samples", lower_bound=1)
+    INDEX = flags.DEFINE_string("index", "", "a dataset's index.parquet; default: a mix made here")
+    run("packing", lambda directory: measure(directory, ARCH.value, ROWS.value, INDEX.value), report)

@@ -2,7 +2,8 @@
 
 import httpx
 
-from launch import benchmark_decode, benchmark_serve
+from launch.benchmarks import decode as benchmark_decode
+from launch.benchmarks import serve as benchmark_serve
 from tests.serving.conftest import builder, serve  # noqa: F401
 
 

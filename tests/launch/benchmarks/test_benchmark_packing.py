@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import embedded
-from launch import benchmark_packing
+from launch.benchmarks import packing as benchmark_packing
 from tests.commands import command
 
 
@@ -26,11 +26,11 @@ def test_early_tells_a_biased_order_from_a_fair_one(tmp_path, monkeypatch):
 
 def test_the_command_ends_with_one_json_line_about_an_index(tmp_path):
     embedded.prepare(tmp_path, ["qa"], samples=40, processes=0)
-    options = ["--part=packing", "--arch=h", f"--index={tmp_path}/qa/index.parquet", f"--directory={tmp_path}"]
-    done = command("launch.benchmark", *options)
+    options = ["--arch=h", f"--index={tmp_path}/qa/index.parquet", f"--directory={tmp_path}"]
+    done = command("launch.benchmarks.packing", *options)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
     assert list(line) == ["rows", "token_padding", "tile_padding", "seconds", "peak_rss_mib", "dropped"]
     assert line["rows"] == 40 and line["peak_rss_mib"] < 400
-    done = command("launch.benchmark", *options, "--index=none.parquet")
+    done = command("launch.benchmarks.packing", *options, "--index=none.parquet")
     assert done.returncode == 1 and "DatasetError: none.parquet" in done.stderr

@@ -1,6 +1,6 @@
 import numpy as np
 
-from launch import benchmark_data
+from launch.benchmarks import data as benchmark_data
 
 
 def test_our_tiles_have_the_usual_pixels(monkeypatch):

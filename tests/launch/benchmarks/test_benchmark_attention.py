@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from launch import benchmark_attention
-from launch.benchmark_attention import CASES, Case, make_mask, measure, report, shorter, visible_pairs
+from launch.benchmarks import attention as benchmark_attention
+from launch.benchmarks.attention import CASES, Case, make_mask, measure, report, shorter, visible_pairs
 
 SMALL = Case("small", 1, 512, 512, 2, 1, 8, "causal")
 

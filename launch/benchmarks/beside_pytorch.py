@@ -1,14 +1,14 @@
-"""`launch.benchmark --config=... --compare=torch`: this project beside PyTorch and `transformers`, in one process.
+"""What `launch.benchmarks.pytorch` measures: this project beside PyTorch and `transformers`, in one process.
 
 The same NVLM-D: the weights of one checkpoint, the same parts trained by the same AdamW, the same samples, float32, the
 same threads. Both take their steps in turn, so that a busy machine slows both, and their losses are compared.
 
     dense_step      one batch of full rows, one sample each: forward, backward, AdamW. Seconds of theirs / of ours.
-    stream_samples  samples as different as the paper's (`benchmark_streams.mixed_rows`), the same ones a step: ours
+    stream_samples  samples as different as the paper's (`streams.mixed_rows`), the same ones a step: ours
                     packed, theirs padded to the longest of the batch, as their users' collators do; packing and padding
                     are timed, reading and tiling are not. Samples a second of ours / of theirs.
     blend_samples   the same of the run's own blend, which may be of samples much alike.
-    decode_items    greedy decoding, 64 tokens an answer (`benchmark_decode.py`, long answers). Items a second of the
+    decode_items    greedy decoding, 64 tokens an answer (`decode.py`, long answers). Items a second of the
                     engine / of their best batch size.
     mixed_items     the same of answers of 8 to 256 tokens: a batch of theirs waits for its longest, the engine doesn't.
     short_items     the same of answers of a few tokens, where the time is that of reading prompts.
@@ -29,9 +29,9 @@ import jax
 import numpy as np
 
 import nvlm_jax
-from launch import benchmark_decode, benchmark_streams
-from launch.benchmark_streams import Rows
-from launch.torch_reference import Reference
+from launch.benchmarks import decode, streams
+from launch.benchmarks.streams import Rows
+from launch.benchmarks.torch_reference import Reference
 from nvlm_jax.config import ConfigError, RunConfig
 from nvlm_jax.inputs.batch import Example
 from nvlm_jax.inputs.packing import pack_batch
@@ -165,9 +165,9 @@ def measure(config: RunConfig, checkpoint: str, data: Path, steps: int, repeats:
         raise ConfigError("--compare=torch: transformers has NVLM-D's parts alone; arch=d would be right")
     set_threads()
     parts = {
-        "dense_step": (config, [benchmark_streams.dense_rows(config)], steps),
-        "stream_samples": (*benchmark_streams.mixed_rows(config, STREAM), repeats),
-        "blend_samples": (config, benchmark_streams.blend_rows(config, STREAM), repeats),
+        "dense_step": (config, [streams.dense_rows(config)], steps),
+        "stream_samples": (*streams.mixed_rows(config, STREAM), repeats),
+        "blend_samples": (config, streams.blend_rows(config, STREAM), repeats),
     }
     found: dict[str, Any] = {key: {} for key in ("samples", "padding", "timings", "ratios", "cpu_ratios")}
     found["device"] = jax.devices()[0].device_kind
@@ -175,10 +175,10 @@ def measure(config: RunConfig, checkpoint: str, data: Path, steps: int, repeats:
         ours, theirs = Ours(run, checkpoint), Theirs(run, checkpoint)
         timing = interleaved(ours.step, theirs.step, batches, rounds)
         found["samples"][name] = sum(len(row) for rows in batches for row in rows)
-        found["padding"][name] = benchmark_streams.padding(run, batches)
+        found["padding"][name] = streams.padding(run, batches)
         found["timings"][name] = timing._asdict()
         found["ratios"][name], found["cpu_ratios"][name] = timing.ratios(), timing.ratios(cpu=True)
-    found["decode"] = benchmark_decode.measure(checkpoint, data, repeats, reference=True, loads=list(DECODE.values()))
+    found["decode"] = decode.measure(checkpoint, data, repeats, reference=True, loads=list(DECODE.values()))
     for name, load in DECODE.items():
         for key, kind in (("ratios", "seconds"), ("cpu_ratios", "cpu_seconds")):
             found[key][name] = decode_ratios(found["decode"]["workloads"][load][kind])

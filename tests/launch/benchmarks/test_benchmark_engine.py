@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from launch import benchmark_slots
+from launch.benchmarks import engine as benchmark_slots
 from nvlm_jax.planning.chips import CHIPS
 from tests.tiny import make_model, make_model_config, make_run_config
 

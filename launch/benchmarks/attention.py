@@ -1,4 +1,6 @@
-"""`launch.benchmark --part=attention`: every way to compute attention, at the sizes of D, X and the vision encoder.
+"""Every way to compute attention, at the sizes of D, X and the vision encoder.
+
+    python -m launch.benchmarks.attention [--blocks]
 
 Milliseconds and TFLOP/s forward, and forward and backward, in bfloat16; and how far each is from `blockwise` in
 float32 with exact products. FLOPs are those of visible pairs alone, 4 a pair and unit of width forward and 10 backward,
@@ -16,7 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
+from launch.benchmarks.output import run
 from nvlm_jax.models.attention import KERNELS, CausalMask, Mask, TileKeys, TileMask, attend
 
 KEYS_A_TILE, SAMPLE = 256, 1500  # tokens of a sample, about
@@ -304,3 +308,12 @@ def report(found: list[dict[str, Any]]) -> str:
             cells.append(", ".join(f"{gap:.0e}" for gap in record.get("difference", {}).values()))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    BLOCKS = flags.DEFINE_bool("blocks", False, "block sizes of the kernels instead")
+    run(
+        "attention",
+        lambda directory: sweep_blocks() if BLOCKS.value else measure(),
+        lambda result: report_blocks(result) if BLOCKS.value else report(result),
+    )

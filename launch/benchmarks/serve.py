@@ -1,5 +1,7 @@
 """A server under load: many clients for a while, a tenth of their requests malformed.
 
+    python -m launch.benchmarks.serve --url=http://127.0.0.1:8000 [--clients=64] [--seconds=60]
+
 Each client asks again as soon as it is answered. What is measured: seconds to the first token and to the last, statuses
 of the malformed, the memory of the server before and after, and how evenly the clients were served.
 """
@@ -20,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from absl import flags
 
 from data_pipelines.records import RecordSource
+from launch.benchmarks.output import run
 from nvlm_jax.evaluation import embedded
 from nvlm_jax.evaluation.question import Question
 
@@ -172,3 +176,11 @@ def _percentiles(values: Sequence[float]) -> tuple[float, float, float]:
         return (float("nan"),) * 3
     cuts = statistics.quantiles(values, n=100, method="inclusive")
     return cuts[49], cuts[94], cuts[98]
+
+
+if __name__ == "__main__":
+    URL = flags.DEFINE_string("url", "http://127.0.0.1:8000", "of a running launch.serve")
+    DATA = flags.DEFINE_string("data", "runs/data", "directory that holds qa-test")
+    CLIENTS = flags.DEFINE_integer("clients", 64, "that ask at once", lower_bound=1)
+    SECONDS = flags.DEFINE_float("seconds", 60.0, "of asking", lower_bound=1.0)
+    run("serve", lambda directory: measure(URL.value, Path(DATA.value), CLIENTS.value, SECONDS.value), report)

@@ -1,5 +1,7 @@
 """How fast answers come: this project's engine against `transformers.generate`, with the same NVLM-D weights.
 
+    python -m launch.benchmarks.decode --checkpoint=runs/quickstart/d/sft [--data=runs/data] [--repeats=3]
+
 Both start from the same prepared prompts (token ids and tiles) and end with the ids of the answers. `transformers` gets
 the vision encoder and the projector in front of its own Qwen2, prompts sorted by length and padded on the left, and the
 best of several batch sizes. Everything is timed in turn, `repeats` times; ratios are of times in the same round.
@@ -17,11 +19,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import flags
 
 import nvlm_jax
 from data_pipelines.generated.samples import GeneratedSource
 from data_pipelines.records import RecordSource
-from launch.torch_reference import Reference
+from launch.benchmarks.output import run
+from launch.benchmarks.torch_reference import Reference
 from nvlm_jax.evaluation import embedded
 from nvlm_jax.evaluation.question import Question
 from nvlm_jax.generation.engine import Engine
@@ -181,3 +185,11 @@ def make_engine(model: LoadedModel, slots: int, ends: bool) -> Engine:
         return model.make_engine(slots, layers_apart=True)
     size = model.config.decoder.vocab_size
     return Engine(model.model, size, [size - 1], slots, layers_apart=True)
+
+
+if __name__ == "__main__":
+    CHECKPOINT = flags.DEFINE_string("checkpoint", "runs/quickstart/d/sft", "a workdir of NVLM-D")
+    DATA = flags.DEFINE_string("data", "runs/data", "directory that holds qa-test")
+    REPEATS = flags.DEFINE_integer("repeats", 3, "times each way is taken", lower_bound=1)
+    REFERENCE = flags.DEFINE_bool("reference", True, "transformers too; needs requirements-parity.txt")
+    run("decode", lambda directory: measure(CHECKPOINT.value, Path(DATA.value), REPEATS.value, REFERENCE.value), report)

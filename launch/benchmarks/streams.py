@@ -11,7 +11,7 @@ from data_pipelines.budgets import suggest
 from data_pipelines.estimates import TAG, TILE
 from data_pipelines.loader import make_plan, open_sources
 from data_pipelines.packing import pack
-from launch.benchmark_packing import make_mix
+from launch.benchmarks.packing import make_mix
 from nvlm_jax.config import ConfigError, RunConfig
 from nvlm_jax.inputs.batch import Example
 from nvlm_jax.inputs.example import ExampleBuilder
@@ -53,7 +53,7 @@ def blend_rows(config: RunConfig, steps: int) -> list[list[list[Example]]]:
 
 
 def mixed_rows(config: RunConfig, steps: int) -> tuple[RunConfig, list[list[list[Example]]]]:
-    """Samples of NVLM-D as different as the paper's: `benchmark_packing.make_mix`, its contents random.
+    """Samples of NVLM-D as different as the paper's: `packing.make_mix`, its contents random.
 
     A tile may have fewer tokens here than the 256 of the paper; the text is shorter by the same factor. Samples larger
     than a row are left out. A step has about as many samples as the run has rows.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from launch.benchmark_profile import module_of, profile, report
+from launch.benchmarks.step_profile import module_of, profile, report
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_an_operation_belongs_to_its_innermost_scope(origin, module):
 
 def test_the_time_of_products_belongs_to_the_scope_that_they_are_in():
     # In a process of its own: libtpu, once another test has loaded it, takes the trace of the CPU's operations over.
-    code = "from tests.launch import test_benchmark_profile as own; own.check_products()"
+    code = "from tests.launch.benchmarks import test_benchmark_profile as own; own.check_products()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

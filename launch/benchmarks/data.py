@@ -1,5 +1,8 @@
 """What turning an encoded image into tiles costs a core, against the usual transform, in turns within one run.
 
+    python -m launch.benchmarks.data [--repeats=20]
+
+
     usual     Pillow: decode, resize, crop each tile; then as torchvision's ToTensor and Normalize do it: each tile to
               float32, channels first, divided by 255, less the mean, by the deviation; all stacked
     ours      the same pixels, as uint8 (`nvlm_jax/inputs/tiling.py`); the device normalises
@@ -20,12 +23,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from configs.nvlm import ROW_BUDGETS, TINY_ASSETS, get_config
 from data_pipelines.generated.samples import generate
-from launch.benchmark_packing import make_mix
+from launch.benchmarks.output import run
+from launch.benchmarks.packing import make_mix
 from nvlm_jax.config import RunConfig, from_mapping
 from nvlm_jax.inputs import fast_resize
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message, Sample
@@ -164,3 +169,8 @@ def _jpeg(image: Image.Image) -> bytes:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=90)
     return out.getvalue()
+
+
+if __name__ == "__main__":
+    REPEATS = flags.DEFINE_integer("repeats", 3, "times each way is taken", lower_bound=1)
+    run("data", lambda directory: measure(REPEATS.value), report)

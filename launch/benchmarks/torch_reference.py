@@ -1,6 +1,6 @@
 """NVLM-D in PyTorch: InternViT and Qwen2 of `transformers`, the projector between them, with the weights of a run.
 
-What this project is measured beside, in training (`benchmark_torch.py`) and in answering (`benchmark_decode.py`).
+What this project is measured beside, in training (`beside_pytorch.py`) and in answering (`decode.py`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 import numpy as np
 
 from configs.nvlm import get_config
-from launch import benchmark_streams
+from launch.benchmarks import streams as benchmark_streams
 from nvlm_jax.config import RunConfig, from_mapping
 
 
