@@ -31,6 +31,10 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Where a PNG's orientation may stand, in Pillow's words, and bytes of the largest such chunk that is read.
+_PNG_METADATA = {"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"}
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_METADATA = 1 << 20
 
 ImageSource = bytes | str | pathlib.Path | Image.Image
 
@@ -125,6 +129,8 @@ def open_header(source: ImageSource) -> Image.Image:
         image = source
     else:
         try:
+            if not isinstance(source, bytes) and not pathlib.Path(source).is_file():  # a pipe would be waited for
+                raise FileNotFoundError("no such file, or no regular one")
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             image = Image.open(file, formats=FORMATS)
         except Image.DecompressionBombError as error:
@@ -144,7 +150,7 @@ def open_header(source: ImageSource) -> Image.Image:
 def oriented_size(image: Image.Image) -> tuple[int, int]:
     """Width and height after `open_image` has turned the image upright; decodes nothing."""
     width, height = image.size
-    return (height, width) if _orientation(image) >= 5 else (width, height)
+    return (height, width) if _orientation(image) >= 5 and not _size_is_upright(image) else (width, height)
 
 
 def image_size(source: ImageSource) -> tuple[int, int]:
@@ -159,8 +165,8 @@ def image_size(source: ImageSource) -> tuple[int, int]:
 def open_image(source: ImageSource) -> Image.Image:
     """Decode to an upright RGB picture of 8 bits.
 
-    EXIF orientation is applied; of 16 bits the upper 8 are kept; transparent pixels are laid on white; of an animated
-    image the first frame is taken.
+    Its orientation is applied once (EXIF or XMP; Pillow does so for TIFF); of 16 bits the upper 8 are kept; transparent
+    pixels are laid on white; of an animated image the first frame is taken.
 
     Args:
         source: encoded bytes, a path, or an image of Pillow (also one that `open_header` returned).
@@ -170,7 +176,7 @@ def open_image(source: ImageSource) -> Image.Image:
     """
     image = open_header(source)
     try:
-        orientation = _orientation(image)
+        orientation = 1 if image.format == "TIFF" else _orientation(image)  # Pillow turns TIFFs as it decodes them
         image.load()
         image = _to_rgb(image)
     except ImageError:
@@ -196,14 +202,45 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8, as far as it is known before the pixels: a size must not depend on decoding them."""
-    if image.format == "PNG" and not {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
+    """Orientation 1 to 8 by EXIF, or by XMP where that says nothing, without decoding a pixel."""
+    if image.format == "PNG" and not _PNG_METADATA & image.info.keys() and not _find_late_metadata(image):
         return 1  # Pillow would decode the whole file in search of it
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # broken EXIF is common in the wild and no reason to lose the picture
         return 1
     return value if value in TURNS else 1
+
+
+def _size_is_upright(image: Image.Image) -> bool:
+    """Whether Pillow swapped width and height when it read the header, as it does by a TIFF's own tag (not by XMP)."""
+    return image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.Orientation) in TURNS
+
+
+def _find_late_metadata(image: Image.Image) -> bool:
+    """Take up the EXIF and XMP that a PNG has behind its pixels, where tools that edit files put them."""
+    file = getattr(image, "fp", None)
+    if file is None:
+        return False
+    place = file.tell()
+    try:
+        file.seek(len(_PNG_SIGNATURE))
+        while len(head := file.read(8)) == 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind == b"eXIf" and size <= _MAX_METADATA:
+                image.info["exif"] = b"Exif\0\0" + file.read(size)
+            elif kind == b"iTXt" and size <= _MAX_METADATA:
+                keyword, _, rest = file.read(size).partition(b"\0")
+                if keyword == b"XML:com.adobe.xmp" and rest[:1] == b"\0":  # not compressed
+                    image.info["xmp"] = rest
+            else:
+                file.seek(size, io.SEEK_CUR)
+            file.seek(4, io.SEEK_CUR)  # the checksum
+    except (OSError, ValueError):
+        return False
+    finally:
+        file.seek(place)
+    return bool(_PNG_METADATA & image.info.keys())
 
 
 def _unreadable(source: ImageSource, error: Exception) -> ImageError:
