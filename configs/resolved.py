@@ -22,7 +22,7 @@ def get_config(path: str) -> ml_collections.ConfigDict:
     """
     try:
         found = json.loads(pathlib.Path(path).read_text())
-        config = from_mapping(RunConfig, found.get("config", found))
+        config = from_mapping(RunConfig, found.get("config", found), stored=True)  # who trains checks ranges
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"configs/resolved.py: {path!r} is no JSON file with a configuration: {error}") from error
     return ml_collections.ConfigDict(to_mapping(config))

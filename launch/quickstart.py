@@ -117,7 +117,7 @@ def is_trained(workdir: pathlib.Path, name: str, changes: dict[str, Any]) -> boo
         return False
     saved = json.loads(record.read_text())["config"]
     try:
-        return from_mapping(RunConfig, saved) == from_mapping(RunConfig, config.to_dict())
+        return from_mapping(RunConfig, saved, stored=True) == from_mapping(RunConfig, config.to_dict())
     except ConfigError:  # of another version; launch.train says what differs
         return False
 

@@ -59,7 +59,7 @@ def verify(workdir: Path, first: int = 1, last: int | None = None) -> str:
         raise OrderError(f"{workdir}: no run of launch.train: {error}") from error
     if not logged:
         raise OrderError(f"{workdir}: metrics.jsonl has no sample hash of these steps")
-    config = from_mapping(RunConfig, record["config"])
+    config = from_mapping(RunConfig, record["config"], stored=True)
     plan, ids = make_plan(config), [source.ids() for source in open_sources(config)]
     begin = time.perf_counter()
     for step, found in sorted(logged.items()):

@@ -8,11 +8,25 @@ Sizes are in tokens, tiles, rows or parameters' widths; learning rates are per s
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from nvlm_jax.mapping import build
+from nvlm_jax.mapping import to_mapping as to_mapping
+from nvlm_jax.ranges import (
+    Axis,
+    Count,
+    Epsilon,
+    Factor,
+    Layers,
+    Momentum,
+    Range,
+    Rate,
+    Share,
+    Size,
+    Steps,
+    range_faults,
+)
 
 ARCHS = ("d", "x", "h")
 TILE_TAGS = ("none", "1d", "grid", "box")
@@ -21,6 +35,7 @@ REMATS = ("none", "dots", "full")
 RESIZES = ("pillow", "opencv")
 LOSS_PERS = ("token", "sample", "sqrt")
 CROSS_ATTENTION_INITS = ("", "decoder")
+DTYPES = ("float32", "bfloat16")
 LOCAL_KINDS = ("", "slices", "gke")
 # Keys of earlier versions, as saved with checkpoints.
 RENAMED = {"joined_image_prefix": "joined_as_released_hf"}
@@ -35,49 +50,51 @@ class ConfigError(ValueError):
 class VisionConfig:
     """InternViT. Defaults are InternViT-6B-448px-V1-5."""
 
-    image_size: int = 448
-    patch_size: int = 14
-    width: int = 3200
-    layers: int = 45
-    heads: int = 25
-    head_dim: int = 128
-    ff: int = 12800
-    norm_eps: float = 1e-6
+    image_size: Size = 448
+    patch_size: Size = 14
+    width: Size = 3200
+    layers: Layers = 45
+    heads: Size = 25
+    head_dim: Size = 128
+    ff: Size = 12800
+    norm_eps: Epsilon = 1e-6
     qk_norm: bool = True  # RMSNorm over all heads' width at once, before the split into heads
     qkv_bias: bool = False
-    layer_scale_init: float = 0.1
+    layer_scale_init: Annotated[float, Range(-1e3, 1e3)] = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
     """A Qwen2 or Llama/Yi decoder. Defaults are Qwen2-72B-Instruct."""
 
-    vocab_size: int = 152064
-    width: int = 8192
-    layers: int = 80
-    heads: int = 64
-    kv_heads: int = 8
-    head_dim: int = 128
-    ff: int = 29568
-    rope_theta: float = 1e6
-    norm_eps: float = 1e-6
+    vocab_size: Size = 152064
+    width: Size = 8192
+    layers: Layers = 80
+    heads: Size = 64
+    kv_heads: Size = 8
+    head_dim: Size = 128
+    ff: Size = 29568
+    rope_theta: Annotated[float, Range(0, 1e15, above=True)] = 1e6
+    norm_eps: Epsilon = 1e-6
     qkv_bias: bool = True
     tied_embeddings: bool = False
-    max_positions: int = 32768  # as the backbone's config.json says; a limit only where there is a factor
-    rope_scaling_factor: float = 0.0  # of "dynamic" RoPE scaling, felt beyond max_positions alone; 0 = none
+    max_positions: Annotated[int, Range(1, 10**9)] = (
+        32768  # as the backbone's config.json says; a limit only where there is a factor
+    )
+    rope_scaling_factor: Factor = 0.0  # of "dynamic" RoPE scaling, felt beyond max_positions alone; 0 = none
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossAttentionConfig:
     """Gated cross-attention (NVLM-X and NVLM-H): one layer to every `every` decoder layers."""
 
-    every: int = 8
-    gate_init: float = 0.0  # of both tanh gates of a layer
-    last_gate_init: float = 0.0  # of the last layer's attention gate instead
-    tag_embeddings: int = 0  # NVLM-H: rows of the learned table of tile tags that join the keys; 0 = no table
-    resampler_latents: int = 0  # > 0: a Perceiver in front makes so many tokens of a tile's; NVLM has none (ablation)
-    resampler_layers: int = 2
-    place: int = 0  # which of the `every` a gated layer stands before; 0 = the first, as in NVLM
+    every: Size = 8
+    gate_init: Annotated[float, Range(-1e3, 1e3)] = 0.0  # of both tanh gates of a layer
+    last_gate_init: Annotated[float, Range(-1e3, 1e3)] = 0.0  # of the last layer's attention gate instead
+    tag_embeddings: Count = 0  # NVLM-H: rows of the learned table of tile tags that join the keys; 0 = no table
+    resampler_latents: Count = 0  # > 0: a Perceiver in front makes so many tokens of a tile's; NVLM has none (ablation)
+    resampler_layers: Annotated[int, Range(0, 10**4)] = 2
+    place: Count = 0  # which of the `every` a gated layer stands before; 0 = the first, as in NVLM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +104,15 @@ class ModelConfig:
     arch: str = "d"
     vision: VisionConfig = VisionConfig()
     decoder: DecoderConfig = DecoderConfig()
-    projector_width: int = 29568  # inner width of the two-layer MLP; 0 = a single layer (NVLM-X)
+    projector_width: Count = 29568  # inner width of the two-layer MLP; 0 = a single layer (NVLM-X)
     cross_attention: CrossAttentionConfig | None = None
-    pixel_shuffle: int = 2  # patches along each side that become one image token
+    pixel_shuffle: Size = 2  # patches along each side that become one image token
     dtype: str = "bfloat16"  # of the computation
     frozen_dtype: str = "bfloat16"  # of the parameters that are not trained; trained ones are float32
     remat: str = "full"  # none | dots | full
-    unroll: int = 1  # layers of one step of the scans; for few small layers on CPU all at once is faster
-    loss_chunk: int = 512  # tokens of a row whose logits exist at once
-    dense_labels: int = 0  # > 0 builds the encoder with a head of so many labels an image token, to pretrain it
+    unroll: Size = 1  # layers of one step of the scans; for few small layers on CPU all at once is faster
+    loss_chunk: Size = 512  # tokens of a row whose logits exist at once
+    dense_labels: Count = 0  # > 0 builds the encoder with a head of so many labels an image token, to pretrain it
 
     @property
     def tokens_per_tile(self) -> int:
@@ -109,7 +126,7 @@ class InputConfig:
 
     tokenizer: str = ""  # a directory with tokenizer.json, or that file
     tile_tags: str = "1d"  # none | 1d | grid | box
-    max_tiles: int = 6  # regular tiles of an image, without the thumbnail
+    max_tiles: Annotated[int, Range(1, 10**4)] = 6  # regular tiles of an image, without the thumbnail
     thumbnail: bool = True
     resize: str = "pillow"  # pillow: the rule to the pixel | opencv: quicker, some levels off (docs/performance.md)
     thumbnail_tag: str = "<tile_global_thumbnail>"  # <tile_global> with Yi
@@ -122,7 +139,7 @@ class InputConfig:
     joined_as_released_hf: bool = False  # "<Image><tile_1>" tokenized as one string, as the released HF code serves it
     question_tags: bool = True  # a tag in a user's text reads its tile in cross-attention as the block's own tags do
     question_focus: bool = False  # and where a question names one tile, so does the rest of its turn, answer included
-    max_images: int = 8  # of one sample
+    max_images: Size = 8  # of one sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +159,9 @@ class DatasetConfig:
 
     name: str = ""
     path: str = ""
-    weight: float = 1.0  # share of samples, normalised over the blend; see data.size_exponent
+    weight: Annotated[float, Range(0, 1e12)] = (
+        1.0  # share of samples, normalised over the blend; see data.size_exponent
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,30 +171,30 @@ class DataConfig:
     blend: tuple[DatasetConfig, ...] = ()
     # A dataset's share is its weight times its samples to this power: 0 = the weights alone, 1 = by size, 1/t =
     # temperature t.
-    size_exponent: float = 0.0
-    text_share: float = 0.0  # of samples from datasets without images; 0 = as their weights say
+    size_exponent: Share = 0.0
+    text_share: Share = 0.0  # of samples from datasets without images; 0 = as their weights say
     loss_per: str = "token"  # token | sample | sqrt: a sample weighs as its trained tokens, as 1, as their square root
-    tokens_per_row: int = 8192  # S
-    tiles_per_row: int = 26  # T
-    pack_window: int = 4096  # samples looked at together when rows are filled
-    workers: int = 0  # Grain worker processes; 0 reads in a thread of this process
-    max_bad_share: float = 0.01  # of the samples read so far; above it the run stops with the list
+    tokens_per_row: Size = 8192  # S
+    tiles_per_row: Count = 26  # T
+    pack_window: Size = 4096  # samples looked at together when rows are filled
+    workers: Annotated[int, Range(0, 1024)] = 0  # Grain worker processes; 0 reads in a thread of this process
+    max_bad_share: Share = 0.01  # of the samples read so far; above it the run stops with the list
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with decoupled weight decay, cosine with warm-up, clip by global norm."""
 
-    learning_rate: float = 1e-4
-    min_learning_rate: float = 1e-5
-    warmup_steps: int = 500
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
+    learning_rate: Rate = 1e-4
+    min_learning_rate: Rate = 1e-5
+    warmup_steps: Annotated[int, Range(0, 10**9)] = 500
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.95
+    eps: Epsilon = 1e-8
+    weight_decay: Rate = 0.1
     decay_vectors: bool = False  # True decays norms, biases and gates too
-    clip_norm: float = 1.0
-    gate_learning_rate_scale: float = 1.0  # times the learning rate, for the tanh gates alone
+    clip_norm: Annotated[float, Range(0, 1e9, above=True)] = 1.0
+    gate_learning_rate_scale: Factor = 1.0  # times the learning rate, for the tanh gates alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,32 +203,34 @@ class LocalCheckpointConfig:
 
     kind: str = ""  # empty = none | slices | gke
     directory: str = ""  # on each host, in memory or on its own disk; $VARIABLES are filled in
-    every: int = 50  # steps
+    every: Steps = 50  # steps
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The loop."""
 
-    steps: int = 20000
-    batch_rows: int = 256  # rows of a global batch, B; accumulation divides it
-    accumulation: int = 1
+    steps: Steps = 20000
+    batch_rows: Size = 256  # rows of a global batch, B; accumulation divides it
+    accumulation: Size = 1
     trainable: tuple[str, ...] = ("projector",)  # top-level parts: vision, projector, cross_attention, decoder
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 3
+    checkpoint_every: Steps = 1000
+    keep_checkpoints: Size = 3
     local: LocalCheckpointConfig = LocalCheckpointConfig()
-    log_every: int = 10
-    hang_seconds: float = 1800.0  # several processes: without progress of any, the run is ended and says who hangs
+    log_every: Steps = 10
+    hang_seconds: Annotated[float, Range(0, 1e9, above=True)] = (
+        1800.0  # several processes: without progress of any, the run is ended and says who hangs
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """Devices along each axis; -1 takes what is left."""
 
-    data: int = 1
-    fsdp: int = -1
-    tensor: int = 1
-    context: int = 1
+    data: Axis = 1
+    fsdp: Axis = -1
+    tensor: Axis = 1
+    context: Axis = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +238,7 @@ class RunConfig:
     """Everything about one run."""
 
     name: str = ""  # arch, size and stage, as in the config's argument string
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     model: ModelConfig = ModelConfig()
     inputs: InputConfig = InputConfig()
     init: InitConfig = InitConfig()
@@ -227,29 +248,56 @@ class RunConfig:
     mesh: MeshConfig = MeshConfig()
 
 
-def from_mapping(cls: type[T], mapping: Mapping[str, Any]) -> T:
+def from_mapping(cls: type[T], mapping: Mapping[str, Any], stored: bool = False) -> T:
     """Build the dataclass `cls` from a nested mapping.
 
+    Args:
+        cls: RunConfig, or a part of it.
+        mapping: its keys and values.
+        stored: the mapping was saved with a checkpoint, a workdir or a sweep. It ran, so its numbers are not held to
+            today's ranges; a run that goes on with them is (`check_training`).
+
     Raises:
-        ConfigError: lists every unknown key (with the nearest valid one), every value of the wrong type and, for a
-            `RunConfig`, every impossible combination.
+        ConfigError: lists every unknown key (with the nearest valid one), every value of the wrong type, every number
+            out of its range and, for a `RunConfig`, every impossible combination.
     """
     faults: list[str] = []
-    value = _build(cls, mapping, "", faults)
+    value = build(cls, mapping, faults, RENAMED)
     if not faults and isinstance(value, RunConfig):
         faults = run_faults(value)
+    whole = isinstance(value, RunConfig)
+    _raise(faults if stored else (training_faults if whole else range_faults)(value) + faults)
+    return value
+
+
+def check_training(run: RunConfig) -> None:
+    """Raise ConfigError, with all faults, unless a run can train with its numbers; `from_mapping` has done so."""
+    _raise(training_faults(run))
+
+
+def _raise(faults: Sequence[str]) -> None:
     if faults:
         raise ConfigError("invalid configuration:\n  " + "\n  ".join(faults))
-    return value
 
 
-def to_mapping(value: Any) -> Any:
-    """The inverse of `from_mapping`: nested dicts and tuples of plain values."""
-    if dataclasses.is_dataclass(value):
-        return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (tuple, list)):
-        return tuple(to_mapping(v) for v in value)
-    return value
+def training_faults(run: RunConfig) -> list[str]:
+    """Numbers and names that a run cannot train with, one line a fault; what was saved with them is still read."""
+    inputs, optimizer, model = run.inputs, run.optimizer, run.model
+    highest, lowest = optimizer.learning_rate, optimizer.min_learning_rate
+    checks = [
+        (
+            not lowest > highest,
+            f"optimizer.min_learning_rate: {lowest} is above optimizer.learning_rate {highest}, which falls to it",
+        ),
+        (
+            inputs.image_token != inputs.end_token,
+            f"inputs.image_token: {inputs.image_token!r} is inputs.end_token as well; two tokens are needed, one for "
+            "an image's places and one that ends an answer",
+        ),
+        (model.dtype in DTYPES, f"model.dtype: {model.dtype!r} is none of {', '.join(DTYPES)}"),
+        (model.frozen_dtype in DTYPES, f"model.frozen_dtype: {model.frozen_dtype!r} is none of {', '.join(DTYPES)}"),
+    ]
+    return range_faults(run) + [message for holds, message in checks if not holds]
 
 
 def run_faults(run: RunConfig) -> list[str]:
@@ -259,7 +307,6 @@ def run_faults(run: RunConfig) -> list[str]:
         (model.arch in ARCHS, f"model.arch: {model.arch!r} is none of {', '.join(ARCHS)}"),
         (model.arch != "d" or cross is None, "model.cross_attention: arch d has no cross-attention; leave it None"),
         (model.arch == "d" or cross is not None, f"model.cross_attention: arch {model.arch} needs it; it is None"),
-        (inputs.max_tiles >= 1, f"inputs.max_tiles: {inputs.max_tiles} tiles an image; at least 1"),
         (inputs.tile_tags in TILE_TAGS, f"inputs.tile_tags: {inputs.tile_tags!r} is none of {', '.join(TILE_TAGS)}"),
         (inputs.resize in RESIZES, f"inputs.resize: {inputs.resize!r} is none of {', '.join(RESIZES)}"),
         (inputs.template in TEMPLATES, f"inputs.template: {inputs.template!r} is none of {', '.join(TEMPLATES)}"),
@@ -281,17 +328,12 @@ def run_faults(run: RunConfig) -> list[str]:
             "init.cross_attention: for archs x and h without init.checkpoint, which has those layers; leave it empty",
         ),
         (
-            run.train.accumulation >= 1 and run.train.batch_rows % run.train.accumulation == 0,
+            _divides(run.train.accumulation, run.train.batch_rows),
             f"train.accumulation: {run.train.accumulation} does not divide train.batch_rows {run.train.batch_rows}",
         ),
         (
             run.data.loss_per in LOSS_PERS,
             f"data.loss_per: {run.data.loss_per!r} is none of {', '.join(LOSS_PERS)}",
-        ),
-        (0 <= run.data.text_share <= 1, f"data.text_share: {run.data.text_share}; 0 to 1 would be right"),
-        (
-            0 <= run.data.size_exponent <= 1,
-            f"data.size_exponent: {run.data.size_exponent}; 0 (weights alone) to 1 (by size) would be right",
         ),
         (bool(run.train.trainable), "train.trainable: names no part; nothing would be trained"),
         (
@@ -299,10 +341,9 @@ def run_faults(run: RunConfig) -> list[str]:
             f"train.local.kind: {run.train.local.kind!r} is neither empty nor 'slices' or 'gke'",
         ),
         (
-            not run.train.local.kind or (bool(run.train.local.directory) and run.train.local.every >= 1),
-            f"train.local: kind {run.train.local.kind!r} needs a directory of each host, and every at least 1",
+            not run.train.local.kind or bool(run.train.local.directory),
+            f"train.local: kind {run.train.local.kind!r} needs a directory of each host",
         ),
-        (run.train.steps >= 1, f"train.steps: {run.train.steps}; at least 1"),
     ]
     checks += _shape_checks(model)
     return [message for holds, message in checks if not holds]
@@ -313,58 +354,31 @@ def _shape_checks(model: ModelConfig) -> list[tuple[bool, str]]:
     side = vision.patch_size * model.pixel_shuffle
     checks = [
         (
-            vision.image_size % side == 0,
+            _divides(side, vision.image_size),
             f"model.vision.image_size: {vision.image_size} is no multiple of patch_size * pixel_shuffle = {side}",
         ),
         (
-            decoder.heads % decoder.kv_heads == 0,
+            _divides(decoder.kv_heads, decoder.heads),
             f"model.decoder.kv_heads: {decoder.kv_heads} does not divide heads {decoder.heads}",
         ),
     ]
     if cross is not None:
         every = cross.every
         text = f"model.cross_attention.every: {every} does not divide decoder.layers {decoder.layers}"
-        checks.append((every >= 1 and decoder.layers % every == 0, text))
+        checks.append((_divides(every, decoder.layers), text))
         text = f"model.cross_attention.place: {cross.place} is none of a group's {every} layers, 0 to {every - 1}"
-        checks.append((0 <= cross.place < max(every, 1), text))
+        checks.append((cross.place < max(every, 1), text))
         latents, layers = cross.resampler_latents, cross.resampler_layers
-        text = f"model.cross_attention.resampler_latents: {latents} latents in {layers} layers; 0, or both at least 1"
-        checks.append((latents == 0 or (latents > 0 and layers > 0), text))
+        text = f"model.cross_attention.resampler_layers: {layers} layers for {latents} latents; at least 1"
+        checks.append((latents <= 0 or layers > 0, text))
     return checks
 
 
-def _build(cls: type, mapping: Any, prefix: str, faults: list[str]) -> Any:
-    if not isinstance(mapping, Mapping):
-        faults.append(f"{prefix.rstrip('.') or 'config'}: expected keys of {cls.__name__}, got {mapping!r}")
-        return cls()
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    kwargs = {}
-    for key, value in mapping.items():
-        key = RENAMED.get(key, key)
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.0)
-            faults.append(f"{prefix}{key}: no such key; did you mean {prefix}{near[0]}?")
-        else:
-            kwargs[key] = _coerce(hints[key], value, prefix + key, faults)
-    return cls(**kwargs)
+def _divides(part: int, whole: int) -> bool:
+    """A part that is no positive number is said by its range."""
+    return part < 1 or whole % part == 0
 
 
-def _coerce(hint: Any, value: Any, key: str, faults: list[str]) -> Any:
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, key + ".", faults)
-    if typing.get_origin(hint) is tuple:
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
-            faults.append(f"{key}: expected a list, got {value!r}")
-            return ()
-        item = typing.get_args(hint)[0]
-        return tuple(_coerce(item, v, f"{key}[{i}]", faults) for i, v in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not hint:
-        faults.append(f"{key}: expected {hint.__name__}, got {value!r}")
-    return value
+def _divides(part: int, whole: int) -> bool:
+    """A part that is no positive number is said by its range."""
+    return part < 1 or whole % part == 0

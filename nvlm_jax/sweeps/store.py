@@ -232,7 +232,7 @@ def read_runs(root: str | pathlib.Path) -> tuple[dict[str, Any], list[Run]]:
 
 
 def _variant(name: str, record: Mapping[str, Any]) -> Variant:
-    stages = {stage: from_mapping(RunConfig, config) for stage, config in record["stages"].items()}
+    stages = {stage: from_mapping(RunConfig, config, stored=True) for stage, config in record["stages"].items()}
     return Variant(name, record["argument"], record["changes"], tuple(record["seeds"]), record["base"], stages)
 
 

@@ -31,10 +31,9 @@ from nvlm_jax.parallel.processes import is_first, wait_for_all
 from nvlm_jax.parallel.sharding import state_shardings
 from nvlm_jax.training.checkpoints import abstract_state, from_plain, to_plain, with_shardings
 from nvlm_jax.training.step import TrainState
-from nvlm_jax.training.workdir import write_atomically
+from nvlm_jax.training.workdir import IDENTITY, write_atomically
 
 KEPT = 1  # steps beside the one that is being written
-IDENTITY = "id"  # file of the workdir: a run begun anew in the same place must not find the old one's
 
 
 class LocalCheckpoints:

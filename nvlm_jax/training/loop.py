@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nvlm_jax.config import RunConfig
+from nvlm_jax.config import RunConfig, check_training
 from nvlm_jax.inputs.batch import Batch
 from nvlm_jax.models.axes import laid_out
 from nvlm_jax.parallel.mesh import check_run, make_mesh
@@ -31,6 +31,7 @@ from nvlm_jax.parallel.watch import Watch
 from nvlm_jax.training.checkpoints import Checkpoints, abstract_state
 from nvlm_jax.training.initial import initial_model
 from nvlm_jax.training.local_checkpoints import LocalCheckpoints
+from nvlm_jax.training.lock import locked
 from nvlm_jax.training.optimizer import learning_rate
 from nvlm_jax.training.step import TrainState, init_state, make_train_step, split_model
 from nvlm_jax.training.telemetry import Silence, Telemetry
@@ -95,15 +96,25 @@ def train(
         mesh: default: `config.mesh` over all devices.
 
     Raises:
-        ConfigError: the config does not fit the devices, the workdir or the initial weights.
+        ConfigError: a number out of its range; the config does not fit the devices, the workdir or the initial weights;
+            another process trains in the workdir.
         CheckpointError: no checkpoint of the workdir can be read.
         NonFiniteLoss: nothing is saved after the step before it.
         RuntimeError: the data ended before the last step.
     """
+    check_training(config)
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     check_run(config, mesh)
-    workdir = open_workdir(workdir, config) if is_first() else Path(workdir).absolute()
-    wait_for_all("workdir")
+    workdir = Path(workdir).absolute()
+    with contextlib.ExitStack() as held:
+        if is_first():
+            held.enter_context(locked(workdir))
+            open_workdir(workdir, config)
+        wait_for_all("workdir")
+        return _train(config, workdir, batches, groups, mesh)
+
+
+def _train(config: RunConfig, workdir: Path, batches: Batches, groups: tuple[str, ...], mesh: Mesh) -> Outcome:
     with (
         contextlib.closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints,
         local_checkpoints(config, workdir, mesh) as local,
@@ -113,6 +124,11 @@ def train(
         if config.train.steps in checkpoints.steps:
             log.info("%s: finished, all %d steps are done", workdir, config.train.steps)
             return Outcome(config.train.steps, True)
+        if config.optimizer.warmup_steps > config.train.steps:
+            log.warning(
+                "optimizer.warmup_steps: %d, and train.steps is %d: the learning rate never reaches its highest",
+                *(config.optimizer.warmup_steps, config.train.steps),
+            )
         state, frozen, graphdef, broken = start(config, checkpoints, mesh, local)
         step = compile_step(make_train_step(graphdef, config, len(groups)), state, frozen, mesh)
         first = int(state.step)

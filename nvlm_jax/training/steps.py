@@ -11,9 +11,9 @@ import orbax.checkpoint as ocp
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.convert.shards import CheckpointError
 from nvlm_jax.inputs.tokenizer import tokenizer_digest
-from nvlm_jax.training.workdir import TOKENIZER
-
-CHECKPOINTS, FROZEN = "checkpoints", "frozen"
+from nvlm_jax.training.workdir import CHECKPOINTS as CHECKPOINTS
+from nvlm_jax.training.workdir import FROZEN as FROZEN
+from nvlm_jax.training.workdir import TOKENIZER, saved_steps
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -22,12 +22,6 @@ def is_checkpoint(path: str | Path) -> bool:
     if path.name == CHECKPOINTS and path.is_dir():
         return True
     return (path / CHECKPOINTS).is_dir() or (path.name.isdigit() and (path / "meta").is_dir())
-
-
-def saved_steps(workdir: Path) -> list[int]:
-    """Steps with a finished checkpoint, oldest first. Orbax gives a step its name only when it is whole."""
-    folder = workdir / CHECKPOINTS
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
 def find_step(path: str | Path, step: int | None = None) -> tuple[Path, int]:
@@ -66,7 +60,7 @@ def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
     except Exception as error:
         raise CheckpointError(f"{step_path / 'meta'}: cannot be read: {first_line(error)}") from error
     try:
-        config = from_mapping(RunConfig, mapping)
+        config = from_mapping(RunConfig, mapping, stored=True)
     except ConfigError as error:
         saved_by = f"saved by commit {meta.get('commit')}, which may know these keys"
         raise ConfigError(f"{step_path}: {error}\n({saved_by})") from error

@@ -1,5 +1,6 @@
 """The directory of a run and the record of what it runs.
 
+    .lock           held by the run that is training here
     config.json     resolved config, git commit, library versions, kind of device
     checkpoints/    one folder a step
     frozen/         parameters that are not trained, once
@@ -15,6 +16,7 @@ import contextlib
 import functools
 import importlib.metadata
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -27,34 +29,69 @@ import jax
 
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
 from nvlm_jax.inputs.tokenizer import copy_files, tokenizer_digest
+from nvlm_jax.training.lock import not_writable
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-TOKENIZER = "tokenizer"  # folder
+CHECKPOINTS, FROZEN, TOKENIZER = "checkpoints", "frozen", "tokenizer"  # folders
+IDENTITY = "id"  # file: the hosts' own checkpoints bear its name, so a run begun anew must not find the old one's
 # Keys that may change between two starts of one run: none of them changes what is computed from which batch. Another
 # mesh adds the same numbers in another order, so losses then agree to rounding and not to the bit. Of the tokenizer the
 # content counts, and is compared by itself.
 FREE_KEYS = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.hang_seconds",
              "train.local.", "data.workers", "inputs.tokenizer", "mesh.")  # fmt: skip
 
+log = logging.getLogger(__name__)
+
 
 def open_workdir(workdir: str | Path, config: RunConfig) -> Path:
     """Create the directory with its config.json, or check that the one there is of this run.
 
+    A directory without a checkpoint belongs to nobody: whatever was begun there, `config` begins anew.
+
     Raises:
-        ConfigError: the directory belongs to another configuration (every differing key is listed), or was begun with
-            another tokenizer.
+        ConfigError: the directory belongs to another configuration (every differing key is listed), was begun with
+            another tokenizer, or cannot be written.
     """
     workdir = Path(workdir).absolute()
     record, begun_with = workdir / "config.json", ""
-    if record.exists():
+    if saved_steps(workdir):
+        if not record.exists():
+            raise ConfigError(f"{record}: missing, though there are checkpoints; restore it or use another --workdir")
         begun_with = _check_same(record, to_mapping(config)).get("tokenizer", "")
-    elif (workdir / "checkpoints").exists():
-        raise ConfigError(f"{record}: missing, though there are checkpoints; restore it or use another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    found = run_record(config) | {"device": jax.devices()[0].device_kind}
-    found["tokenizer"] = _keep_tokenizer(workdir / TOKENIZER, config.inputs.tokenizer, begun_with)
-    write_atomically(record, json.dumps(found, indent=2) + "\n")
+    try:
+        begun_with = begun_with or _begin_anew(workdir, record, config)
+        workdir.mkdir(parents=True, exist_ok=True)
+        found = run_record(config) | {"device": jax.devices()[0].device_kind}
+        found["tokenizer"] = _keep_tokenizer(workdir / TOKENIZER, config.inputs.tokenizer, begun_with)
+        write_atomically(record, json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        raise not_writable(workdir, error) from error
     return workdir
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps with a finished checkpoint, oldest first. Orbax gives a step its name only when it is whole."""
+    folder = workdir / CHECKPOINTS
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and p.is_dir()) if folder.is_dir() else []
+
+
+def _begin_anew(workdir: Path, record: Path, config: RunConfig) -> str:
+    """Remove what a start with another configuration left that came to no checkpoint.
+
+    Returns:
+        The digest of the tokenizer, where the start before was of this run.
+    """
+    if saved_steps(workdir) or not record.exists():
+        return ""
+    try:
+        before, now = _check_same(record, to_mapping(config)), tokenizer_digest(config.inputs.tokenizer)
+        then = before.get("tokenizer", "")
+        return then if now in ("", then) else ""
+    except ConfigError as error:
+        log.warning("%s: was begun otherwise and has no checkpoint; it begins anew.\n%s", workdir, error)
+        (workdir / IDENTITY).unlink(missing_ok=True)
+        shutil.rmtree(workdir / FROZEN, ignore_errors=True)
+        return ""
 
 
 def _keep_tokenizer(own: Path, tokenizer: str, begun_with: str) -> str:
@@ -148,7 +185,7 @@ def _check_same(record: Path, config: dict[str, Any]) -> dict[str, Any]:
     except (ValueError, KeyError) as error:
         raise ConfigError(f"{record}: no readable record of a run ({error}); use another --workdir") from error
     with contextlib.suppress(ConfigError):  # an earlier version had fewer keys, or other names for them
-        found = to_mapping(from_mapping(RunConfig, found))
+        found = to_mapping(from_mapping(RunConfig, found, stored=True))
     lines = [line for line in differences(found, config) if not line.startswith(FREE_KEYS)]
     if lines:
         free = ", ".join(key + "*" if key.endswith(".") else key for key in FREE_KEYS)
