@@ -29,6 +29,41 @@ def with_tokenizer(path: pathlib.Path) -> RunConfig:
     return RunConfig(inputs=InputConfig(tokenizer=str(path)))
 
 
+def with_checkpoint(path: pathlib.Path) -> pathlib.Path:
+    (path / "checkpoints" / "7").mkdir(parents=True)
+    return path
+
+
+def test_a_start_that_came_to_no_checkpoint_claims_nothing(tmp_path, caplog):
+    path = workdir.open_workdir(tmp_path / "run", RunConfig(seed=1))
+    for left in ("frozen/decoder", "checkpoints/3.orbax-checkpoint-tmp-1"):
+        (path / left).mkdir(parents=True)
+    (path / "id").write_text("of the first")
+    workdir.open_workdir(path, RunConfig(seed=1))
+    assert (path / "id").exists() and (path / "frozen").exists()  # the same run, which may have begun on its hosts
+    workdir.open_workdir(path, RunConfig(seed=2))
+    assert json.loads((path / "config.json").read_text())["config"]["seed"] == 2
+    assert not (path / "frozen").exists() and not (path / "id").exists()
+    assert "seed: 1 there, 2 now" in caplog.text and "begins anew" in caplog.text
+    (path / "config.json").write_bytes(b"\xff{")
+    workdir.open_workdir(path, RunConfig(seed=3))
+    with_checkpoint(path)
+    with pytest.raises(ConfigError, match="seed: 3 there, 4 now"):
+        workdir.open_workdir(path, RunConfig(seed=4))
+    (path / "config.json").write_bytes(b"\xff{")
+    with pytest.raises(ConfigError, match=r"config\.json: no readable record of a run"):
+        workdir.open_workdir(path, RunConfig(seed=3))
+    (path / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"config\.json: missing, though there are checkpoints"):
+        workdir.open_workdir(path, RunConfig(seed=3))
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/run: cannot be written: Not a directory; let it be, or use another"):
+        workdir.open_workdir(tmp_path / "file" / "run", RunConfig())
+
+
 def test_the_tokenizer_travels_with_the_run(tmp_path):
     source = tmp_path / "source"
     shutil.copytree(TINY, source)
@@ -60,6 +95,7 @@ def test_a_damaged_copy_of_the_tokenizer_is_made_again(tmp_path):
 def test_a_run_does_not_go_on_with_another_tokenizer(tmp_path):
     file = pathlib.Path(shutil.copy(TINY / "tokenizer.json", tmp_path / "tok.json"))
     workdir.open_workdir(tmp_path / "run", with_tokenizer(file))
+    with_checkpoint(tmp_path / "run")
     held = file.read_text()
     shutil.rmtree(tmp_path / "run" / "tokenizer")  # as of an earlier version
     file.write_text(held + " ")
