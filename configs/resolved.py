@@ -6,11 +6,9 @@ The file holds the keys of `nvlm_jax.config.RunConfig` as JSON, or a workdir's c
 
 from __future__ import annotations
 
-import json
-import pathlib
-
 import ml_collections
 
+from nvlm_jax import json_text
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
 
 
@@ -21,7 +19,7 @@ def get_config(path: str) -> ml_collections.ConfigDict:
         ConfigError: no file there, no JSON in it, or keys and values that `RunConfig` does not take.
     """
     try:
-        found = json.loads(pathlib.Path(path).read_text())
+        found = json_text.load(path)
         config = from_mapping(RunConfig, found.get("config", found), stored=True)  # who trains checks ranges
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"configs/resolved.py: {path!r} is no JSON file with a configuration: {error}") from error

@@ -30,6 +30,7 @@ from data_pipelines import blend as blend_module
 from data_pipelines import packing as packing_module
 from data_pipelines.blend import Blend, PlanError
 from data_pipelines.packing import pack
+from nvlm_jax import json_text
 
 BATCH = 4096  # rows of an Arrow record batch
 _SAMPLE = pa.struct([("dataset", pa.int16()), ("sample", pa.int64()), ("tokens", pa.int32()), ("tiles", pa.int16())])
@@ -71,7 +72,7 @@ class Plan:
         """
         self._source, self.groups, self.dropped = source, tuple(groups), dict(dropped or {})
         self._open()
-        facts = json.loads(self._reader.schema.metadata[b"plan"])
+        facts = json_text.parse(self._reader.schema.metadata[b"plan"])
         self.names: tuple[str, ...] = tuple(facts["names"])
         self.tokens_per_row: int = facts["tokens_per_row"]
         self.tiles_per_row: int = facts["tiles_per_row"]

@@ -28,6 +28,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from data_pipelines import index
 from data_pipelines.remote import Remote, is_remote
+from nvlm_jax import json_text
 from nvlm_jax.inputs.batch import Message, Sample
 from nvlm_jax.inputs.errors import BadSample
 
@@ -248,7 +249,7 @@ def read_manifest(path: str | pathlib.Path) -> Manifest:
     """
     path = pathlib.Path(path)
     try:
-        raw = json.loads((path / MANIFEST).read_text())
+        raw = json_text.parse(json_text.read_bytes(path / MANIFEST))
         manifest = Manifest(**raw)
     except FileNotFoundError:
         raise DatasetError(

@@ -11,6 +11,7 @@ Run it again to go on where it stopped; what is finished is not done again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -30,7 +31,8 @@ from rich.table import Table
 
 from configs.nvlm import ARCHS, TINY_DATA, get_config
 from data_pipelines import embedded
-from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+from nvlm_jax import json_text
+from nvlm_jax.config import RunConfig, from_mapping
 from nvlm_jax.evaluation import report, results
 from nvlm_jax.training.allocator import KEEP_MEMORY
 from nvlm_jax.training.telemetry import METRICS, read_metrics
@@ -115,10 +117,10 @@ def is_trained(workdir: pathlib.Path, name: str, changes: dict[str, Any]) -> boo
     record = workdir / "config.json"
     if not (workdir / "checkpoints" / str(config.train.steps)).is_dir() or not record.exists():
         return False
-    saved = json.loads(record.read_text())["config"]
     try:
-        return from_mapping(RunConfig, saved, stored=True) == from_mapping(RunConfig, config.to_dict())
-    except ConfigError:  # of another version; launch.train says what differs
+        saved = from_mapping(RunConfig, json_text.load_object(record)["config"], stored=True)
+        return saved == from_mapping(RunConfig, config.to_dict())
+    except (KeyError, ValueError):  # of another version; launch.train says what differs
         return False
 
 
@@ -177,7 +179,9 @@ def go_on(number: int) -> None:
 def spent(directory: pathlib.Path) -> float:
     """Seconds spent so far on what `directory` holds."""
     file = directory / SECONDS
-    return json.loads(file.read_text()) if file.exists() else 0.0
+    with contextlib.suppress(OSError, ValueError):  # none yet, or one that a full disk cut short
+        return float(json_text.load(file))
+    return 0.0
 
 
 def entry(root: pathlib.Path, arch: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ the run was stopped, on however many hosts and workers it ran. Exits with 1 at t
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from absl import app, flags
 from data_pipelines.blend import PlanError
 from data_pipelines.loader import describe, make_plan, open_sources
 from data_pipelines.records import DatasetError
+from nvlm_jax import json_text
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
@@ -53,7 +53,7 @@ def verify(workdir: Path, first: int = 1, last: int | None = None) -> str:
         ConfigError, DatasetError, PlanError: the run's data is not there any more.
     """
     try:
-        record = json.loads((workdir / "config.json").read_text())
+        record = json_text.load_object(workdir / "config.json")
         logged = {step: found for step, found in _hashes(workdir) if first <= step and (last is None or step <= last)}
     except (OSError, ValueError) as error:
         raise OrderError(f"{workdir}: no run of launch.train: {error}") from error
@@ -77,10 +77,10 @@ def verify(workdir: Path, first: int = 1, last: int | None = None) -> str:
 
 
 def _hashes(workdir: Path) -> Iterator[tuple[int, str]]:
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+    for line in (workdir / "metrics.jsonl").read_bytes().split(b"\n"):
         with contextlib.suppress(ValueError):  # the last line may have been cut short by a kill
-            record = json.loads(line)
-            if "sample_hash" in record:
+            record = json_text.parse(line)
+            if isinstance(record, dict) and "sample_hash" in record:
                 yield record["step"], record["sample_hash"]
 
 

@@ -16,6 +16,8 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from nvlm_jax import json_text
+
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -162,13 +164,14 @@ def read_json(file: Path) -> dict:
         CheckpointError: the file is missing or holds something else.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{file}: missing") from None
+        value = json_text.load(file)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        link = error.strerror if file.is_symlink() else "missing"
+        raise CheckpointError(f"{file}: {link}") from None
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file}: no JSON ({error})") from None
+    except json_text.JsonError as error:
+        raise CheckpointError(str(error)) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: expected a JSON object, got {type(value).__name__}")
     return value

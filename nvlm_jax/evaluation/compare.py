@@ -28,22 +28,24 @@ def compare(first: pathlib.Path, second: pathlib.Path) -> list[Comparison]:
 
     Raises:
         FileNotFoundError: a directory without finished results.
+        JsonError: a damaged one.
         NotComparable: no question is in both, or prompts or rules of a benchmark differ.
     """
     (summary, answers, _), (other, others, _) = results.read(first), results.read(second)
-    names = [name for name in summary["scores"] if name in other["scores"]]
+    own_scores, other_scores = summary.get("scores", {}), other.get("scores", {})
+    names = [name for name in own_scores if name in other_scores]
     for name in names:
-        _check_rules(name, summary["scores"][name], other["scores"][name])
+        _check_rules(name, own_scores[name], other_scores[name])
     found = [Comparison(name, pair) for name in names if (pair := _paired(name, answers, others))]
     if not found:
-        ours, theirs = ", ".join(summary["scores"]), ", ".join(other["scores"])
+        ours, theirs = ", ".join(own_scores), ", ".join(other_scores)
         raise NotComparable(f"{first} and {second} have no scored question in common: {ours} there, {theirs} here")
     return found
 
 
 def _check_rules(name: str, one: dict[str, Any], other: dict[str, Any]) -> None:
-    if one["rule"] != other["rule"]:
-        raise NotComparable(f"{name}: scored by rule {one['rule']!r} in one and {other['rule']!r} in the other")
+    if one.get("rule") != other.get("rule"):
+        raise NotComparable(f"{name}: scored by rule {one.get('rule')!r} in one and {other.get('rule')!r} in the other")
 
 
 def _paired(name: str, first: Sequence[Prediction], second: Sequence[Prediction]) -> statistics.Paired | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from nvlm_jax import json_text
 from nvlm_jax.evaluation.question import Prediction, Question
 from nvlm_jax.inputs.tiling import ImageSource, open_image
 
@@ -45,11 +46,13 @@ def read(out: pathlib.Path) -> list[dict[str, Any]]:
     if not (out / EXAMPLES).exists():
         return []
     found = []
-    for line in (out / EXAMPLES).read_text(encoding="utf-8").splitlines():
+    for line in (out / EXAMPLES).read_bytes().split(b"\n"):
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            record = json_text.parse(line)
+        except json_text.JsonError:
             continue
+        if isinstance(record, dict) and {"benchmark", "correct", "id", "pictures"} <= set(record):
+            found.append(record)
     return found
 
 

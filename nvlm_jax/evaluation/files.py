@@ -15,7 +15,6 @@ import binascii
 import csv
 import dataclasses
 import gzip
-import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from nvlm_jax import json_text
 from nvlm_jax.evaluation.question import Question
 
 Row = Mapping[str, Any]
@@ -137,10 +137,10 @@ def read_table(path: pathlib.Path, columns: Sequence[str] = (), names: Sequence[
 def read_json(path: pathlib.Path) -> Any:
     """A JSON file's value. Raises BenchmarkError where it is absent or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_text.parse(json_text.read_bytes(path))
     except FileNotFoundError:
         raise BenchmarkError(f"{path}: is missing") from None
-    except ValueError as error:
+    except (json_text.JsonError, OSError) as error:
         raise BenchmarkError(f"{path}: not JSON: {error}; download it again") from error
 
 
@@ -151,7 +151,7 @@ def read_json_lines(path: pathlib.Path, columns: Sequence[str]) -> Iterator[dict
         with opener(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield checked(json.loads(line), columns, f"{path}, line {number}")
+                    yield checked(json_text.parse(line), columns, f"{path}, line {number}")
     except (ValueError, EOFError, OSError) as error:
         raise BenchmarkError(f"{path}: cannot be read as JSON lines: {error}; download it again") from error
 

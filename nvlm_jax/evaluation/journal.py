@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nvlm_jax import json_text
 from nvlm_jax.evaluation.question import Prediction
 from nvlm_jax.evaluation.runner import Key
 
@@ -38,6 +39,7 @@ class Journal:
 
         Raises:
             OtherEvaluation: what is there has another value of a name, or says nothing about itself.
+            JsonError: a file there is damaged; the message names it, and the line.
         """
         self.out = out
         self._path = out / (PREDICTIONS if share[1] == 1 else f"predictions-{share[0]}-of-{share[1]}.jsonl")
@@ -90,7 +92,7 @@ class Journal:
     def _check(self, identity: dict[str, Any]) -> None:
         record = self.out / IDENTITY
         if record.exists():
-            before = json.loads(record.read_text())
+            before = json_text.load_object(record)
             if names := [name for name in identity if name in before and before[name] != identity[name]]:
                 changes = "; ".join(f"{name}: {before[name]} there, {identity[name]} now" for name in names)
                 raise OtherEvaluation(f"{self.out}: holds another evaluation: {changes}; give another --out")
@@ -106,8 +108,8 @@ def key_of(prediction: Prediction) -> Key:
 
 
 def read(path: pathlib.Path) -> list[Prediction]:
-    """The predictions of a file that is whole."""
-    return [_prediction(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The predictions of a file that is whole. Raises JsonError, with the line, where it is not."""
+    return _predictions(path, path.read_bytes())
 
 
 def write(path: pathlib.Path, predictions: Iterable[Prediction]) -> None:
@@ -131,13 +133,20 @@ def _cut_last_line(path: pathlib.Path) -> None:
 def _whole_lines(path: pathlib.Path) -> list[Prediction]:
     """All but a last line that is being written, or was when its process was killed."""
     content = path.read_bytes()
-    return [_prediction(line) for line in content[: content.rfind(b"\n") + 1].decode().split("\n") if line]
+    return _predictions(path, content[: content.rfind(b"\n") + 1])
 
 
 def _line(prediction: Prediction) -> str:
     return json.dumps(dataclasses.asdict(prediction), ensure_ascii=True) + "\n"
 
 
-def _prediction(line: str) -> Prediction:
-    fields = json.loads(line)
-    return Prediction(**fields | {"ids": tuple(fields.get("ids", ()))})
+def _predictions(path: pathlib.Path, content: bytes) -> list[Prediction]:
+    predictions = []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        try:
+            if line:
+                fields = json_text.parse(line)
+                predictions.append(Prediction(**fields | {"ids": tuple(fields.get("ids", ()))}))
+        except (json_text.JsonError, TypeError, AttributeError) as error:
+            raise json_text.JsonError(f"{path}, line {number}: no prediction ({error}); remove the line") from None
+    return predictions

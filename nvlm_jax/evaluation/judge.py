@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 
+from nvlm_jax import json_text
 from nvlm_jax.evaluation.question import Question
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER
 
@@ -79,7 +80,7 @@ class Judge:
         for attempt in range(TRIES):
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                    return json.load(response)["choices"][0]["message"]["content"] or ""
+                    return json_text.parse(response.read())["choices"][0]["message"]["content"] or ""
             except urllib.error.HTTPError as error:
                 reason = f"status {error.code}: {error.read(300).decode('utf-8', 'replace')}"
                 if error.code != 429 and error.code < 500:
@@ -97,10 +98,10 @@ class Judge:
 def _read(path: pathlib.Path) -> dict[str, str]:
     """Digest -> reply; a broken last line is left out."""
     found: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
-            digest, reply = json.loads(line)
-        except ValueError:
+            digest, reply = json_text.parse(line)
+        except (ValueError, TypeError):
             continue
         found[digest] = reply
     return found

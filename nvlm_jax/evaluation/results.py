@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from nvlm_jax import json_text
 from nvlm_jax.evaluation import journal, paper, statistics
 from nvlm_jax.evaluation.benchmark import Benchmark
 from nvlm_jax.evaluation.question import Prediction
@@ -172,8 +173,13 @@ def read(out: pathlib.Path) -> tuple[dict[str, Any], list[Prediction], list[dict
 
     Raises:
         FileNotFoundError: no finished evaluation stands there.
+        JsonError: a file of it is damaged; the message names it.
     """
     if not (out / RESULTS).exists():
         raise FileNotFoundError(f"{out}: no {RESULTS}; `python -m launch.evaluate --out={out}` writes it")
-    pages = json.loads((out / PAGES).read_text())
-    return json.loads((out / RESULTS).read_text()), journal.read(out / PREDICTIONS), pages
+    summary, pages = json_text.load_object(out / RESULTS), json_text.load(out / PAGES)
+    if not summary or not isinstance(summary.get("scores", {}), dict):
+        raise json_text.JsonError(f"{out / RESULTS}: holds no evaluation; remove it and evaluate again")
+    if not isinstance(pages, list):
+        raise json_text.JsonError(f"{out / PAGES}: expected a list, got {type(pages).__name__}")
+    return summary, journal.read(out / PREDICTIONS), pages

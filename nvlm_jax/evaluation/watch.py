@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nvlm_jax import json_text
 from nvlm_jax.evaluation.results import RESULTS
 from nvlm_jax.training.checkpoints import CheckpointError
 from nvlm_jax.training.steps import saved_steps
@@ -65,8 +66,8 @@ def watch(
 def last_step(workdir: pathlib.Path) -> int | None:
     """The step at which the run ends, by its config.json; None where there is none yet."""
     try:
-        return json.loads((workdir / "config.json").read_text())["config"]["train"]["steps"]
-    except (OSError, ValueError, KeyError):
+        return json_text.load(workdir / "config.json")["config"]["train"]["steps"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import itertools
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, NoReturn
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from nvlm_jax import json_text
 from nvlm_jax.config import ConfigError
 from nvlm_jax.inputs.batch import Message
 from nvlm_jax.inputs.chat import Piece, content_pieces, count_placeholders
@@ -39,7 +39,10 @@ def read_template(directory: str | Path) -> str | None:
     """The Jinja template of a directory with a tokenizer; None if it has none. Raises ConfigError: it is no text."""
     directory = Path(directory)
     if (directory / FILE).exists():
-        return (directory / FILE).read_text(encoding="utf-8")
+        try:
+            return json_text.read_text(directory / FILE)
+        except (json_text.JsonError, OSError) as error:
+            raise ConfigError(str(error)) from None
     template = _tokenizer_config(directory).get("chat_template")
     if isinstance(template, list):  # several by name
         template = next((t.get("template") for t in template if t.get("name") == "default"), None)
@@ -173,9 +176,9 @@ def _tokenizer_config(directory: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{file}: no JSON ({error})") from None
+        value = json_text.load(file)
+    except (json_text.JsonError, OSError) as error:
+        raise ConfigError(str(error)) from None
     if not isinstance(value, dict):
         raise ConfigError(f"{file}: expected a JSON object, got {type(value).__name__}")
     return value

@@ -14,13 +14,13 @@ corrected for their number. It does not hold as soon as one does not.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nvlm_jax import json_text
 from nvlm_jax.sweeps import compare
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.store import FINISHED, Run
@@ -184,12 +184,17 @@ def read_records(directory: pathlib.Path) -> dict[int, dict[str, Any]]:
     """Claim -> what docs/claims/claim_N.json holds.
 
     Raises:
-        ValueError: there is no such directory.
+        ValueError: there is no such directory, or a record is damaged.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: no directory; docs/claims has the claims' records")
-    found = (json.loads(file.read_text()) for file in sorted(directory.glob("claim_*.json")))
-    return {record["claim"]: record for record in found}
+    records = {}
+    for file in sorted(directory.glob("claim_*.json")):
+        record = json_text.load_object(file)
+        if "claim" not in record:
+            raise ValueError(f"{file}: does not say which `claim` it is of; launch.report --record writes it")
+        records[record["claim"]] = record
+    return records
 
 
 def page(claims: Sequence[Claim], records: Mapping[int, Mapping[str, Any]]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from nvlm_jax import json_text
 from nvlm_jax.evaluation import results
 from nvlm_jax.models.build import abstract_model, parameter_counts
 from nvlm_jax.models.flops import step_flops
@@ -67,7 +67,7 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
 def _run_record(run: Run) -> dict[str, Any]:
     """What the last stage noted as it began: it may have been on another device, by other code."""
     record = run.workdir(list(run.stages)[-1]) / "config.json"
-    return json.loads(record.read_text()) if record.exists() else {}
+    return json_text.load_object(record) if record.exists() else {}
 
 
 def value(found: Mapping[str, Any] | None, metric: str) -> float | None:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from nvlm_jax import json_text
 from nvlm_jax.evaluation import results as evaluation_results
 from nvlm_jax.sweeps import hparams
 from nvlm_jax.sweeps.record import collect, value
@@ -145,7 +146,7 @@ class Runner:
         values = {key: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else v for key, v in flags.items()}
         arguments = [f"--checkpoint={checkpoint}", *(f"--{key}={value}" for key, value in values.items())]
         record = out / FLAGS
-        if record.exists() and json.loads(record.read_text()) == arguments:
+        if _says(record, arguments):
             return
         run.note(status=RUNNING, stage=name, error="")
         with self.lock(run.path / f".{name}.lock", run.label) as lock:
@@ -237,6 +238,14 @@ class Runner:
             yield lock
         finally:
             os.close(lock)
+
+
+def _says(record: pathlib.Path, arguments: list[str]) -> bool:
+    """Whether the evaluation that the file tells of was made with these arguments; a damaged one tells of none."""
+    try:
+        return json_text.load(record) == arguments
+    except (json_text.JsonError, OSError):
+        return False
 
 
 def _check_metric(metric: str, found: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from nvlm_jax import json_text
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
 from nvlm_jax.sweeps.budgets import planned_flops
 from nvlm_jax.sweeps.sweep_file import Sweep, SweepError, Variant
@@ -291,12 +292,12 @@ def _some(names: list[str]) -> str:
 def _read(path: pathlib.Path, mend: str) -> dict[str, Any] | None:
     """What a JSON file holds; None where there is none. Raises SweepError, with `mend`, where it is damaged."""
     try:
-        found = json.loads(path.read_text())
+        found = json_text.parse(json_text.read_bytes(path))
     except FileNotFoundError:
         return None
     except NotADirectoryError:
         raise SweepError(f"{path.parent}: is, or lies in, a file; a directory would be right") from None
-    except (OSError, ValueError) as error:
+    except (OSError, json_text.JsonError) as error:
         raise SweepError(f"{path}: cannot be read ({error}); {mend}") from error
     if not isinstance(found, dict):
         raise SweepError(f"{path}: holds {type(found).__name__} in place of a mapping; {mend}")
