@@ -14,11 +14,11 @@ import pathlib
 import sys
 
 from absl import app, flags
-from rich.console import Console
 from rich.table import Table
 
 from nvlm_jax.evaluation import report
 from nvlm_jax.evaluation.compare import Comparison, NotComparable, compare
+from nvlm_jax.terminal import print_tables
 
 FIRST = flags.DEFINE_string("first", None, "directory of results", required=True)
 SECOND = flags.DEFINE_string("second", None, "directory of results", required=True)
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         found = compare(*paths)
     except (FileNotFoundError, NotComparable) as error:
         sys.exit(f"launch.compare: {error}")
-    Console().print(table(found, *map(str, paths)))
+    print_tables(table(found, *map(str, paths)))
     if OUT.value:
         out = pathlib.Path(OUT.value)
         out.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags
-from rich.console import Console
 
 from launch.config_flag import define_config
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
@@ -26,6 +25,7 @@ from nvlm_jax.parallel.mesh import make_mesh, parse_mesh
 from nvlm_jax.planning import page, search
 from nvlm_jax.planning.compile import compile_for, planned_devices
 from nvlm_jax.planning.plan import Workload, make_plan
+from nvlm_jax.terminal import print_tables
 
 CONFIG = define_config("configs/nvlm.py:arch=d,size=72b,stage=sft")
 TOPOLOGY = flags.DEFINE_string("topology", None, "chip and slice, as v5p:4x4x8, or GPUs, as h100:128", required=True)
@@ -48,10 +48,7 @@ def main(argv: list[str]) -> None:
         plans = make_plans()
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
-    console = Console(soft_wrap=True)
-    if len(plans) > 1:
-        console.print(page.ranking(plans))
-    console.print(page.table(plans[0]))
+    print_tables(*([page.ranking(plans)] if len(plans) > 1 else []), page.table(plans[0]))
     for name in OUT.value:
         if name.endswith(".html"):
             page.write_page(Path(name), plans[0])

@@ -25,7 +25,6 @@ import time
 from typing import Any
 
 from absl import app, flags
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -34,6 +33,8 @@ from data_pipelines import embedded
 from nvlm_jax import json_text
 from nvlm_jax.config import RunConfig, from_mapping
 from nvlm_jax.evaluation import report, results
+from nvlm_jax.number_format import percent
+from nvlm_jax.terminal import print_tables
 from nvlm_jax.training.allocator import KEEP_MEMORY
 from nvlm_jax.training.telemetry import METRICS, read_metrics
 
@@ -72,8 +73,7 @@ def main(argv: list[str]) -> None:
         (root / results.RESULTS).write_text(json.dumps(entries, indent=1) + "\n")
     runs = [load_run(root, e["arch"]) for e in entries]
     report.write_report(root / "report.html", runs, "NVLM quickstart: " + ", ".join(run.label for run in runs))
-    console = Console()
-    console.print(table(entries))
+    print_tables(table(entries))
     print(f"accuracies in percent; {root / results.RESULTS} has them as fractions\nreport: {root / 'report.html'}")
 
 
@@ -218,7 +218,7 @@ def table(entries: list[dict[str, Any]]) -> Table:
 
     def accuracy(label: str, key: str, inside: str = "") -> None:
         shares = [e["accuracy"] for e in entries]
-        line(label, [report.percent((s[inside] if inside else s).get(key)) for s in shares], key == "text")
+        line(label, [percent((s[inside] if inside else s).get(key)) for s in shares], key == "text")
 
     accuracy("vision questions, %", "vision")
     accuracy("  by content", "content", "by_kind")

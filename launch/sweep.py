@@ -22,7 +22,6 @@ from typing import Any
 import yaml
 from absl import app, flags, logging
 from optuna.trial import TrialState
-from rich.console import Console
 
 from configs import locate
 from data_pipelines.loader import samples_per_step
@@ -36,6 +35,7 @@ from nvlm_jax.planning.compile import planned_devices
 from nvlm_jax.sweeps import budgets, cluster, store, sweep_file, tables, variants
 from nvlm_jax.sweeps.runner import Runner, Stopped
 from nvlm_jax.sweeps.search import SEARCHES, Search, ended, failed
+from nvlm_jax.terminal import print_tables
 
 CONFIG = flags.DEFINE_string("config", None, "a sweep file such as configs/sweeps/smoke.py")
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the sweep")
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         if STATUS.value:
-            console().print(tables.status_table(*store.read_runs(STATUS.value)))
+            print_tables(tables.status_table(*store.read_runs(STATUS.value)))
             return
         if not (CONFIG.value and WORKDIR.value):
             raise app.UsageError("--config and --workdir are needed (or --status=WORKDIR)")
@@ -84,11 +84,6 @@ def main(argv: list[str]) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
     if failed:
         sys.exit(f"{len(failed)} failed; run the same command again to go on with them")
-
-
-def console() -> Console:
-    """Standard output; wide where no terminal says how wide it is."""
-    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def sweep() -> Sequence[str]:
@@ -104,7 +99,7 @@ def sweep() -> Sequence[str]:
         sweep_data.prepare(plan)
         sweep_data.check_rows(plan)
     plan = store.known_names(budgets.match(plan, how, samples_per_step), WORKDIR.value)
-    console().print(tables.plan_table(plan, chip_hours(plan, *slice_) if slice_ else None))
+    print_tables(tables.plan_table(plan, chip_hours(plan, *slice_) if slice_ else None))
     if BACKEND.value != "local":
         submit(plan)
         return ()
@@ -194,7 +189,7 @@ def report(runner: Runner, failures: Mapping[str, str], runs: Sequence[store.Run
         print(f"\n{label} failed:\n{text}")
     if store.find_plan(WORKDIR.value) is not None:  # a search whose trials were all invalid has none
         plan, planned = store.read_runs(WORKDIR.value)
-        console().print(tables.status_table(plan, planned if runs is None else runs))
+        print_tables(tables.status_table(plan, planned if runs is None else runs))
     if runner.stop.is_set():
         sys.exit("stopped, and what ran has saved; the same command goes on")
     return list(failures)

@@ -9,6 +9,8 @@ from typing import Any
 import jinja2
 from rich.table import Table
 
+from nvlm_jax.number_format import flops
+
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
@@ -26,7 +28,8 @@ def lines(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("step", f"{plan['step_seconds']:.3f} s one after the other, {plan['step_seconds_overlap']:.3f} s overlapped"
                  f"{refused}"),
         ("MFU", f"{_mfu(plan)} of useful FLOPs; bound by {plan['binding']}"),
-        ("FLOPs", f"{useful:.3g} useful, {executed:.3g} executed; padding {plan['padding_share_of_flops']:.1%}"),
+        ("FLOPs", f"{flops(useful)} useful, {flops(executed)} executed a step; "
+                  f"padding {plan['padding_share_of_flops']:.1%}"),
         ("rate", f"{plan['samples_per_second']:.1f} samples/s, {plan['tokens_per_second']:,.0f} tokens/s, "
                  f"{plan['tiles_per_second']:,.0f} tiles/s"),
         ("loader", f"{plan['loader_mib_per_second_per_host']:.1f} MiB/s a host"),

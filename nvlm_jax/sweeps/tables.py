@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from nvlm_jax.models.build import abstract_model, parameter_counts
+from nvlm_jax.number_format import flops
 from nvlm_jax.sweeps.budgets import planned_flops
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.store import FAILED, RUNNING, STOPPED, WAITING, Run
@@ -29,19 +30,18 @@ def plan_table(sweep: Sweep, hours: Mapping[str, float] | None = None) -> Table:
     """
     seeds = sum(len(variant.seeds) for variant in sweep.variants)
     table = Table(title=f"{sweep.name}: {len(sweep.variants)} variants, {seeds} runs, matched: {sweep.match}")
-    named = ["variant", "seeds", *(f"{stage}, steps" for stage in sweep.stages), "parameters", "GFLOP a seed"]
+    named = ["variant", "seeds", *(f"{stage}, steps" for stage in sweep.stages), "parameters", "FLOPs a seed"]
     for name in [*named, *(["chip-hours a seed"] if hours else [])]:
         table.add_column(name, justify="left" if name == "variant" else "right")
     table.add_column("differs from the base in", overflow="fold")
     for variant in sweep.variants:
         steps = [f"{config.train.steps:,}" for config in variant.stages.values()]
-        flops = f"{planned_flops(variant) / 1e9:,.0f}"
+        cost = [flops(planned_flops(variant)), *([f"{hours[variant.name]:,.3g}"] if hours else [])]
         name = f"{variant.name} (base)" if variant.base else variant.name
-        cost = [flops, f"{hours[variant.name]:,.3g}"] if hours else [flops]
         table.add_row(
             name, _numbers(variant.seeds), *steps, f"{parameters(variant):,}", *cost, _changes(sweep.base, variant)
         )
-    table.caption = f"all seeds: {sum(len(v.seeds) * planned_flops(v) for v in sweep.variants) / 1e9:,.0f} GFLOP"
+    table.caption = f"all seeds: {flops(sum(len(v.seeds) * planned_flops(v) for v in sweep.variants))}"
     if hours:
         table.caption += f", {sum(len(v.seeds) * hours[v.name] for v in sweep.variants):,.3g} chip-hours"
     return table

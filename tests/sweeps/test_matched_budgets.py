@@ -6,6 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
+from nvlm_jax.number_format import flops
 from nvlm_jax.sweeps import budgets, tables
 from nvlm_jax.sweeps.sweep_file import SweepError
 from nvlm_jax.sweeps.variants import load
@@ -62,7 +63,7 @@ def test_the_plan_shows_costs_of_a_seed_and_of_all(sweep):
         console.print(tables.plan_table(sweep, **options))
         return console.export_text()
 
-    total = sum(2 * budgets.planned_flops(v) for v in sweep.variants) / 1e9
-    assert f"all seeds: {total:,.0f} GFLOP" in shown() and "chip-hours" not in shown()
+    total = sum(2 * budgets.planned_flops(v) for v in sweep.variants)
+    assert f"all seeds: {flops(total)}" in shown() and "chip-hours" not in shown()
     text = shown(hours={v.name: hours for v, hours in zip(sweep.variants, (1.5, 0.25), strict=True)})
-    assert "chip-hours a seed" in text and "GFLOP, 3.5 chip-hours" in text
+    assert "chip-hours a seed" in text and f"{flops(total)}, 3.5 chip-hours" in text
