@@ -6,29 +6,31 @@ images, and JSON lists) are read once and copied beside the cut as entries, a fi
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import pathlib
-import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from data_pipelines.faults import Fault
 from data_pipelines.raw.entry import Entry, LayoutError, Part, Picture, Spec
 from data_pipelines.raw.layouts import Annotated, annotated_entries, layout_of, streamed_entries
-from data_pipelines.raw.root import Root
+from data_pipelines.raw.watched import WatchedRoot, changes
 from nvlm_jax.inputs.batch import Message
 
 CUT = "cut.json"
 
 
-def cut_dataset(root: Root, spec: Spec, folder: pathlib.Path, settings: dict[str, Any], size: int) -> list[list[Part]]:
+def cut_dataset(
+    root: WatchedRoot, spec: Spec, folder: pathlib.Path, settings: dict[str, Any], size: int
+) -> list[list[Part]]:
     """Each shard's parts, as `folder` has them from a run with the same settings and unchanged files, or made anew.
 
     Args:
-        root: of the raw dataset.
+        root: of the raw dataset; what the cut depends on is noted in it either way.
         spec: of the dataset.
-        folder: keeps the cut; what else is in it is deleted with a cut that no longer holds.
+        folder: keeps the cut.
         settings: JSON values that the shards depend on.
         size: records of a stretch, at least, but for the last.
 
@@ -37,17 +39,18 @@ def cut_dataset(root: Root, spec: Spec, folder: pathlib.Path, settings: dict[str
     """
     try:
         known = json.loads((folder / CUT).read_text())
-        if known["settings"] == settings and known["files"] == _stamps(root, known["files"]):
+        if known["settings"] == settings and not changes(root, known["raw"]):
+            root.seen |= known["raw"]
             return [[Part(**part) for part in parts] for parts in known["shards"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    shards, files = _stretches(root, spec, folder, size)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CUT).unlink(missing_ok=True)  # its entries are overwritten from here on
+    shards = _stretches(root, spec, folder, size)
     if not shards:
         raise LayoutError(f"{root.path}: holds no record in layout {spec.layout!r}")
     held = [[dataclasses.asdict(part) for part in parts] for parts in shards]
-    write_whole(folder / CUT, json.dumps({"settings": settings, "files": _stamps(root, files), "shards": held}))
+    write_whole(folder / CUT, json.dumps({"settings": settings, "raw": root.seen, "shards": held}))
     return shards
 
 
@@ -59,9 +62,12 @@ def shards_of(folder: pathlib.Path) -> int | None:
         return None
 
 
-def read_part(root: Root, folder: pathlib.Path, part: Part, spec: Spec) -> Iterator[Entry | Fault]:
+def read_part(root: WatchedRoot, folder: pathlib.Path, part: Part, spec: Spec) -> Iterator[Entry | Fault]:
     """The entries of a part, in order."""
-    return _spooled(folder / part.file) if part.spooled else streamed_entries(root, part, spec)
+    if part.spooled:
+        return _spooled(folder / part.file)
+    root.exists(part.file)  # noted, also where a library opens it
+    return streamed_entries(root, part, spec)
 
 
 def write_whole(file: pathlib.Path, text: str) -> None:
@@ -71,25 +77,17 @@ def write_whole(file: pathlib.Path, text: str) -> None:
     partial.replace(file)
 
 
-def _stretches(root: Root, spec: Spec, folder: pathlib.Path, size: int) -> tuple[list[list[Part]], list[str]]:
-    """Each shard's parts, and the raw files that they are read from."""
+def _stretches(root: WatchedRoot, spec: Spec, folder: pathlib.Path, size: int) -> list[list[Part]]:
+    """Each shard's parts."""
     layout = layout_of(spec)
     if isinstance(layout, Annotated):
-        return _spool(annotated_entries(root, spec), folder, size), []
+        return _spool(annotated_entries(root, spec), folder, size)
     parts = layout.parts(root, spec)
-    files = list(dict.fromkeys(part.file for part in parts))
-    if any(file.endswith(".json") for file in files):  # a list is read whole: once here, not in each worker
-        return _spool((found for part in parts for found in streamed_entries(root, part, spec)), folder, size), []
-    return list(_grouped(parts, size)), files
-
-
-def _stamps(root: Root, files: Iterable[str]) -> dict[str, list[int]]:
-    """Size and time of change of each file; what is not there has none."""
-    found = {}
-    for file in files:
-        status = root.find(file).stat() if root.exists(file) else None
-        found[file] = [status.st_size, status.st_mtime_ns] if status else []
-    return found
+    for part in parts:
+        root.exists(part.file)  # noted, also where a library opens it
+    if any(part.file.endswith(".json") for part in parts):  # a list is read whole: once here, not in each worker
+        return _spool((found for part in parts for found in streamed_entries(root, part, spec)), folder, size)
+    return list(_grouped(parts, size))
 
 
 def _grouped(parts: Iterable[Part], size: int) -> Iterator[list[Part]]:
@@ -130,7 +128,8 @@ def _line(item: Entry | Fault) -> str:
     if isinstance(item, Fault):
         return json.dumps({"fault": list(item)})
     messages = [[m.role, m.content, m.group] for m in item.messages]
-    return json.dumps([item.id, messages, [picture.name for picture in item.images], item.source])
+    images = [[p.name, p.field, None if p.data is None else base64.b64encode(p.data).decode()] for p in item.images]
+    return json.dumps([item.id, messages, images, item.source])
 
 
 def _spooled(file: pathlib.Path) -> Iterator[Entry | Fault]:
@@ -141,4 +140,9 @@ def _spooled(file: pathlib.Path) -> Iterator[Entry | Fault]:
                 yield Fault(*held["fault"])
                 continue
             name, messages, images, source = held
-            yield Entry(name, tuple(Message(*m) for m in messages), tuple(map(Picture, images)), source)
+            pictures = tuple(_picture(*image) for image in images)
+            yield Entry(name, tuple(Message(*m) for m in messages), pictures, source)
+
+
+def _picture(name: str, field: str, data: str | None) -> Picture:
+    return Picture(name, None if data is None else base64.b64decode(data), field)

@@ -5,7 +5,8 @@
 The raw dataset is first cut into stretches, one for each shard, and the cut is written down; a worker then makes a
 shard from its stretch alone. So shards do not depend on how many workers there are, or on where a run was killed: the
 next one makes the shards that are missing, and all files have the same bytes. Until complete, a dataset is a hidden
-directory; annotations are copied there first, so that they cannot change halfway.
+directory; annotations are copied there first, so that they cannot change halfway. What was made stays for as long as
+its settings and the raw files that it was read from are the same (reuse.py).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -23,23 +24,22 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from data_pipelines import beam, cut, duplicates, index, overlap, records, report
+from data_pipelines import beam, cut, duplicates, index, overlap, records, reuse
+from data_pipelines.complete import PrepareError, complete, index_file, sketch_file, tally_file
 from data_pipelines.faults import Fault, fault_of
 from data_pipelines.raw.entry import Entry, Part, Spec
 from data_pipelines.raw.layouts import with_own_fields
-from data_pipelines.raw.root import Root
 from data_pipelines.raw.samples import Limits, check
+from data_pipelines.raw.watched import WatchedRoot
 from data_pipelines.report import Tally, plain
-from nvlm_jax.inputs.tokenizer import Tokenizer
+from nvlm_jax.inputs.tokenizer import Tokenizer, tokenizer_digest
 
+log = logging.getLogger(__name__)
 VERSION = 1  # of what this file makes of the same raw data; a new one makes datasets anew
 SHARD = 4096  # raw records of a shard, about
 Progress = Callable[[int, int], None]
 Tick = Callable[[], None]
-
-
-class PrepareError(RuntimeError):
-    """Preparing stopped. What is done is kept, and the message says how to go on."""
+Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Job:
     raw: str
     folder: str  # the hidden directory
     shards: int
+    made_from: str  # digest of the settings
     limits: Limits
     tokenizer: str = ""  # counts tokens for the index; empty = not counted
     against: str = ""  # file of overlap.Benchmarks; empty = nothing to compare with
@@ -69,8 +70,9 @@ def prepare(
     runner: str = "",
     beam_options: Sequence[str] = (),
     progress: Progress = lambda done, total: None,
+    say: Say = log.info,
 ) -> dict[str, Any]:
-    """Make the dataset `out`/NAME, or leave it if it is there, made from the same settings.
+    """Make the dataset `out`/NAME, or leave it if it is there, made from the same settings and the same raw files.
 
     Args:
         spec: name and layout.
@@ -85,6 +87,7 @@ def prepare(
         runner: of Apache Beam, that makes the shards instead of this machine's processes; see beam.py.
         beam_options: Beam's own, `--key=value`.
         progress: called with raw records done and (estimated) in all.
+        say: called with a line on what of earlier runs is reused, what is made anew, and why.
 
     Returns:
         The report.
@@ -92,31 +95,58 @@ def prepare(
     Raises:
         DatasetError: one of `against` is no dataset.
         LayoutError: there is no such layout, or `raw` is not in it.
-        PrepareError: too many samples are bad, or a worker died.
+        PrepareError: too many samples are bad, or none is left, or a worker died, or a raw file changed meanwhile.
         BeamError: no Beam, or no such runner or option of it.
     """
     path = pathlib.Path(out) / spec.name
     limits = limits or Limits()
     settings = _settings(spec, raw, shard_records, limits, tokenizer, against)
-    if (known := _ready(path, settings)) is not None:
-        return known
-    root = Root(raw)
+    known = reuse.standing(path, settings, raw)
+    if known.text:
+        say(f"{path}: {known.text}")
+    if known.report is not None:
+        return known.report
+    root = WatchedRoot(raw)
     folder = path.parent / f".{path.name}.preparing"
+    with_own = with_own_fields(root, spec)
     stretches = cut.cut_dataset(root, spec, folder, settings, shard_records)
-    compared = _benchmarks(folder, against)
-    job = Job(with_own_fields(root, spec), str(root.path), str(folder), len(stretches), limits, tokenizer, compared)
+    compared = _benchmarks(folder, against, settings)
+    made_from = reuse.digest_of(settings)
+    job = Job(with_own, str(root.path), str(folder), len(stretches), made_from, limits, tokenizer, compared)
+    if text := _drop_stale(job, stretches, root):
+        say(f"{path}: {text}")
     if runner:
         _make_by_beam(job, stretches, runner, beam_options, progress)
     else:
         _make_shards(job, stretches, os.cpu_count() or 1 if processes is None else processes, progress)
-    return _complete(job, path, settings, max_bad_share)
+    return complete(folder, path, job.shards, settings, max_bad_share, root.seen)
+
+
+def _drop_stale(job: Job, stretches: list[list[Part]], root: WatchedRoot) -> str:
+    """Forget shards of earlier runs that no longer hold; returns what is to be said of them."""
+    folder, stayed, reasons = pathlib.Path(job.folder), 0, []
+    for file in sorted(folder.glob("tally-*.json")):
+        shard = int(file.stem.removeprefix("tally-"))
+        why = ["their number is another one"]
+        if shard < job.shards:
+            why = reuse.stale(root, json.loads(file.read_text()), _key(job, stretches[shard]))
+        reasons += why
+        stayed += not why
+        if why:
+            file.unlink()
+    return reuse.say_shards(stayed, reasons, job.shards)
+
+
+def _key(job: Job, stretch: Sequence[Part]) -> str:
+    parts = [dataclasses.asdict(part) for part in stretch]
+    return reuse.shard_key(pathlib.Path(job.folder), job.made_from, job.shards, parts)
 
 
 def made_shards(path: pathlib.Path) -> tuple[int, int] | None:
     """Of a dataset that is being prepared: shards done and in all; None if it is not."""
     folder = path.parent / f".{path.name}.preparing"
     shards = cut.shards_of(folder)
-    return None if shards is None else (sum(_tally_file(folder, i).exists() for i in range(shards)), shards)
+    return None if shards is None else (sum(tally_file(folder, i).exists() for i in range(shards)), shards)
 
 
 def _settings(
@@ -134,27 +164,18 @@ def _settings(
         "shard_records": shard_records,
         "limits": dataclasses.asdict(limits),
         "tokenizer": tokenizer,
+        "tokenizer_digest": tokenizer_digest(tokenizer),
         "against": {pathlib.Path(path).name: records.read_manifest(path).fingerprint for path in against},
     }
 
 
-def _benchmarks(folder: pathlib.Path, against: Sequence[str | pathlib.Path]) -> str:
+def _benchmarks(folder: pathlib.Path, against: Sequence[str | pathlib.Path], settings: dict[str, Any]) -> str:
     """The file of the benchmarks' hashes, made if it is not there; empty if there are none."""
-    file = folder / "benchmarks.npz"
+    file = folder / f"benchmarks-{reuse.digest_of(settings['against'])}.npz"
     if against and not file.exists():
         overlap.gather(against).save(folder / "benchmarks.partial.npz")
         (folder / "benchmarks.partial.npz").replace(file)
     return str(file) if against else ""
-
-
-def _ready(path: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The report of the dataset that stands there, if it was made from `settings`."""
-    try:
-        if records.RecordSource(path).manifest.settings != settings:
-            return None
-        return json.loads((path / report.REPORT).read_text())
-    except (records.DatasetError, OSError, ValueError):
-        return None
 
 
 def _sizes(stretches: list[list[Part]]) -> list[int]:
@@ -164,7 +185,7 @@ def _sizes(stretches: list[list[Part]]) -> list[int]:
 def _missing(job: Job) -> list[int]:
     """Shards that are not made yet."""
     folder = pathlib.Path(job.folder)
-    return [shard for shard in range(job.shards) if not _tally_file(folder, shard).exists()]
+    return [shard for shard in range(job.shards) if not tally_file(folder, shard).exists()]
 
 
 def _make_by_beam(
@@ -244,7 +265,7 @@ def _tick() -> None:
 
 def make_shard(job: Job, shard: int, parts: Sequence[Part], tick: Tick = lambda: None) -> None:
     """Make one shard, its part of the index, and last its tally, whose presence says that all is there."""
-    folder, root = pathlib.Path(job.folder), Root(job.raw)
+    folder, root = pathlib.Path(job.folder), WatchedRoot(job.raw)
     name = records.shard_name(job.spec.name, shard, job.shards)
     encode = Tokenizer(job.tokenizer).encode if job.tokenizer else None
     count_tokens = (lambda text: len(encode(text))) if encode else None
@@ -255,21 +276,22 @@ def make_shard(job: Job, shard: int, parts: Sequence[Part], tick: Tick = lambda:
         tick()
         _take(found, root, job, writer, tally, sketches)
     writer.close()
-    sketches.save(_sketch_file(folder, shard))
-    index.write(_index_file(folder, shard), writer.rows)
+    sketches.save(sketch_file(folder, shard))
+    index.write(index_file(folder, shard), writer.rows)
     partial.replace(folder / name)
     held = tally.to_json() | {"groups": sorted(writer.groups), "digest": writer.digest.hexdigest()}
-    cut.write_whole(_tally_file(folder, shard), json.dumps(held))
+    held |= {"key": _key(job, parts), "raw": root.seen}
+    cut.write_whole(tally_file(folder, shard), json.dumps(held))
 
 
-def _found(job: Job, root: Root, parts: Sequence[Part]) -> Iterator[Entry | Fault]:
+def _found(job: Job, root: WatchedRoot, parts: Sequence[Part]) -> Iterator[Entry | Fault]:
     for part in parts:
         yield from cut.read_part(root, pathlib.Path(job.folder), part, job.spec)
 
 
 def _take(
     found: Entry | Fault,
-    root: Root,
+    root: WatchedRoot,
     job: Job,
     writer: records.ShardWriter,
     tally: Tally,
@@ -299,46 +321,3 @@ def _take(
 @functools.lru_cache(maxsize=1)
 def _load_benchmarks(file: str) -> overlap.Benchmarks:
     return overlap.Benchmarks.load(file)
-
-
-def _complete(job: Job, path: pathlib.Path, settings: dict[str, Any], max_bad_share: float) -> dict[str, Any]:
-    """Join what the workers left, and give the dataset its name."""
-    folder = pathlib.Path(job.folder)
-    tally, counts, groups, digest = Tally(), [], set(), hashlib.sha256()
-    for shard in range(job.shards):
-        held = json.loads(_tally_file(folder, shard).read_text())
-        groups.update(held.pop("groups"))
-        digest.update(bytes.fromhex(held.pop("digest")))
-        part = Tally.from_json(held)
-        counts.append(part.samples)
-        tally.merge(part)
-    made = report.make_report(job.spec.name, tally)
-    made["compared_with"] = settings["against"]
-    if tally.bad_share() > max_bad_share:
-        raise PrepareError(
-            f"{path}: {tally.bad_share():.2%} of the samples are bad, more than max_bad_share={max_bad_share}; repair "
-            f"the raw data, or raise the share and run again:\n{report.summary(made)}"
-        )
-    index.join(folder / index.INDEX, (_index_file(folder, shard) for shard in range(job.shards)))
-    ids = index.read(folder, ["id"])["id"].to_pylist()
-    made["repeated"] = duplicates.find([_sketch_file(folder, shard) for shard in range(job.shards)], ids)
-    report.write(folder, made, tally)
-    kept = {records.shard_name(path.name, s, job.shards) for s in range(job.shards)}
-    kept |= {index.INDEX, report.REPORT, report.FAULTS}
-    for file in folder.iterdir():
-        if file.name not in kept:
-            file.unlink()
-    records.finish(folder, path, counts, groups, digest.hexdigest(), settings)
-    return made
-
-
-def _tally_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
-    return folder / f"tally-{shard:05d}.json"
-
-
-def _index_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
-    return folder / f"index-{shard:05d}.parquet"
-
-
-def _sketch_file(folder: pathlib.Path, shard: int) -> pathlib.Path:
-    return folder / f"sketches-{shard:05d}.npz"

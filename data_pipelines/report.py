@@ -124,6 +124,7 @@ def summary(report: dict[str, Any]) -> str:
         for reason, held in report[title].items():
             shown = ", ".join(example["id"] for example in held["examples"][:3])
             lines.append(f"    {reason}: {held['count']:,} ({shown}{', ...' if held['count'] > 3 else ''})")
+            lines.append(f"      the first: {held['examples'][0]['message']}")
     for kind, held in report.get("repeated", {}).items():
         lines.append(f"  {kind}: {held['count']:,} samples repeat one of {held['groups']:,} others")
     return plain("\n".join(lines))

@@ -160,9 +160,8 @@ def _with_flags(spec: Spec) -> Spec:
         raise app.UsageError(f"--fields: {unpaired[0]!r} is no pair; image:picture,answer:label would be right")
     fields = dict(spec.fields) | dict(pair.split(":", 1) for pair in FIELDS.value)
     given = {"layout": LAYOUT.value, "files": FILES.value, "split": SPLIT.value, "prompt": PROMPT.value}
-    return dataclasses.replace(
-        spec, fields=fields, **{name: value for name, value in given.items() if value is not None}
-    )
+    changed = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(spec, fields=fields, split_chosen=SPLIT.value is not None, **changed)
 
 
 def _prepare_raw(spec: Spec) -> None:
@@ -180,6 +179,7 @@ def _prepare_raw(spec: Spec) -> None:
             runner=RUNNER.value,
             beam_options=BEAM_OPTIONS.value,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
+            say=lambda text: bars.print(text, soft_wrap=True, markup=False, highlight=False),
         )
     print(report.summary(made))
     print(f"{pathlib.Path(OUT.value) / spec.name}: {report.REPORT} has examples, {report.FAULTS} every id")

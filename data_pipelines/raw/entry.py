@@ -30,6 +30,7 @@ class Picture(NamedTuple):
 
     name: str
     data: bytes | None = None
+    field: str = ""  # of the record that it came from, for messages
 
 
 class Entry(NamedTuple):
@@ -66,12 +67,14 @@ class Spec:
     task: str = ""  # the report group of its answers
     files: str = ""  # glob below the root of the files to read; empty = the layout's own
     split: str = "train"
+    split_chosen: bool = False  # whether someone named the split, which decides between files named after several
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what the layout reads -> the record's key
 
     @classmethod
     def of(cls, row: Any) -> Spec:
         """From a declaration that has these attributes among others, such as `configs.blends.rows.Row`."""
-        return cls(**{field.name: getattr(row, field.name) for field in dataclasses.fields(cls)})
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(row, name) for name in names if hasattr(row, name)})
 
 
 def ask(prompt: str, images: int = 1, **fields: str) -> Message:

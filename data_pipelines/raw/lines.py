@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipelines.raw.entry import LayoutError, Part, Record, Spec
 from data_pipelines.raw.root import Root, load_json
+from data_pipelines.raw.splits import of_one_split
 from nvlm_jax.inputs.errors import BadSample
 
 GRAIN = 512  # records of a part
@@ -18,7 +19,7 @@ MAX_LINE = 16 << 20  # bytes of one line
 
 def parts(root: Root, spec: Spec) -> list[Part]:
     """Stretches of GRAIN records of the files that `spec.files` matches, JSON Lines and lists alike."""
-    files = root.files(spec.files) if spec.files else _default_files(root)
+    files = root.files(spec.files) if spec.files else of_one_split(root, spec, _default_files(root))
     return [part for file in files for part in file_parts(root, file)]
 
 
@@ -45,6 +46,8 @@ def records(root: Root, part: Part, spec: Spec) -> Iterator[tuple[str, Record | 
         number = part.first
         while lines.tell() < part.stop:
             line = lines.readline()
+            if not line:  # the file has become shorter since it was cut
+                return
             if line.strip():
                 yield f"{part.file}#{number}", _parse(line)
             number += 1
@@ -83,9 +86,14 @@ def _object(value: Any) -> Record | BadSample:
     return BadSample("bad_json", f"a record is {type(value).__name__}; an object is expected")
 
 
-@functools.lru_cache(maxsize=1)
 def _records(path: pathlib.Path) -> list[Any]:
-    """The list of a JSON file; the last one read is kept, as its parts are read one after another."""
+    """The list of a JSON file; the last one read is kept while unchanged, as its parts are read one after another."""
+    status = path.stat()
+    return _list_of(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _list_of(path: pathlib.Path, size: int, time: int) -> list[Any]:
     values = load_json(path)
     if isinstance(values, dict) and isinstance(values.get("data"), list):
         values = values["data"]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from data_pipelines.raw.entry import Part, Record, Spec
 from data_pipelines.raw.root import Root
+from data_pipelines.raw.splits import of_one_split
 from nvlm_jax.inputs.errors import BadSample
 
 DPI = 144  # an A4 page is 1,191 x 1,684 pixels
@@ -20,7 +21,8 @@ GUESS = 16  # pages of a file
 
 def parts(root: Root, spec: Spec) -> list[Part]:
     """A part for each file that matches `spec.files` (default: every PDF)."""
-    return [Part(file, records=GUESS) for file in root.files(spec.files or "**/*.pdf")]
+    files = root.files(spec.files) if spec.files else of_one_split(root, spec, root.files("**/*.pdf"))
+    return [Part(file, records=GUESS) for file in files]
 
 
 def records(root: Root, part: Part, spec: Spec) -> Iterator[tuple[str, Record | BadSample]]:

@@ -139,7 +139,8 @@ def pictures(place: str, record: Record, names: str) -> tuple[Picture, ...]:
             found.append(Picture(value))
         else:
             raise BadSample("wrong_field", f"{place}: an image is {type(value).__name__}; a path or bytes are expected")
-    return tuple(found)
+    field = next((name for name in names.split("|") if get(record, name) is not None), "")
+    return tuple(picture._replace(field=field) for picture in found)
 
 
 def in_folder(spec: Spec, images: tuple[Picture, ...]) -> tuple[Picture, ...]:
@@ -147,7 +148,7 @@ def in_folder(spec: Spec, images: tuple[Picture, ...]) -> tuple[Picture, ...]:
     folder = spec.fields.get("folder", "").rstrip("/")
     if not folder:
         return images
-    return tuple(p if p.data is not None else Picture(f"{folder}/{p.name}") for p in images)
+    return tuple(p if p.data is not None else p._replace(name=f"{folder}/{p.name}") for p in images)
 
 
 def entry_id(place: str, record: Record, spec: Spec) -> str:

@@ -38,9 +38,10 @@ class Root:
         try:
             mode = real.stat().st_mode
         except OSError as error:
-            raise BadSample("missing_file", f"{relative!r:.200} is not below {self.path}") from error
+            tried = f"{self.path / relative!s:.400}"
+            raise BadSample("missing_file", f"{relative!r:.200}: there is no file {tried}") from error
         if not stat.S_ISREG(mode):
-            raise BadSample("not_a_file", f"{relative!r:.200} is no regular file")
+            raise BadSample("not_a_file", f"{relative!r:.200}: {real} is no regular file")
         return real
 
     def read(self, relative: str, limit: int = MAX_FILE_BYTES) -> bytes:

@@ -62,7 +62,7 @@ def check(entry: Entry, root: Root, limits: Limits) -> Checked:
     _check_texts(entry, limits)
     data, pixels, notes = [], [], list(_odd_texts(entry))
     for picture in entry.images:
-        encoded = root.read(picture.name, limits.file_bytes) if picture.data is None else picture.data
+        encoded = _read(picture, root, limits) if picture.data is None else picture.data
         if len(encoded) > limits.file_bytes:
             message = f"image {picture.name!r:.200} has {len(encoded):,} bytes; at most {limits.file_bytes:,} are read"
             raise BadSample("file_too_large", message)
@@ -71,6 +71,13 @@ def check(entry: Entry, root: Root, limits: Limits) -> Checked:
         data.append(encoded)
         pixels.append(image)
     return Checked(Sample(entry.id, entry.messages, tuple(data)), tuple(pixels), tuple(notes))
+
+
+def _read(picture: Picture, root: Root, limits: Limits) -> bytes:
+    try:
+        return root.read(picture.name, limits.file_bytes)
+    except BadSample as error:
+        raise BadSample(error.reason, f"field {picture.field!r}: {error}" if picture.field else str(error)) from error
 
 
 def _check_texts(entry: Entry, limits: Limits) -> None:

@@ -17,6 +17,7 @@ import yaml
 
 from data_pipelines.raw.entry import LayoutError, Part, Record, Spec
 from data_pipelines.raw.root import MAX_FILE_BYTES, Root
+from data_pipelines.raw.splits import of_one_split
 from nvlm_jax.inputs.errors import BadSample
 
 META = ".nv-meta"
@@ -39,8 +40,12 @@ SAMPLE_TYPES = {
 def parts(root: Root, spec: Spec) -> list[Part]:
     """A part for each shard: of Energon's split where there is one, else all `spec.files` (default: every tar)."""
     counts = _info(root).get("shard_counts", {})
-    shards = _split(root, spec.split) if root.exists(f"{META}/split.yaml") else root.files(spec.files or "**/*.tar")
+    shards = _split(root, spec.split) if root.exists(f"{META}/split.yaml") else _tars(root, spec)
     return [Part(shard, records=int(counts.get(shard, GUESS))) for shard in shards]
+
+
+def _tars(root: Root, spec: Spec) -> list[str]:
+    return root.files(spec.files) if spec.files else of_one_split(root, spec, root.files("**/*.tar"))
 
 
 def records(root: Root, part: Part, spec: Spec) -> Iterator[tuple[str, Record | BadSample]]:

@@ -67,10 +67,23 @@ def test_too_many_bad_samples_stop_it_and_a_higher_share_goes_on(tmp_path, monke
     root = raw(tmp_path, 70)
     with pytest.raises(PrepareError, match=r"28\.57% of the samples are bad, more than max_bad_share=0\.2.*") as caught:
         made(tmp_path, SPEC, root, max_bad_share=0.2)
-    assert "missing_file: 20 (r5, r6, r12, ...)" in str(caught.value)
+    text = str(caught.value)
+    assert "missing_file: 20 (r5, r6, r12, ...)" in text and f"{root}/images/5.png" in text and "field 'image'" in text
+    listed = tmp_path / "out" / "set.rejected" / "faults.jsonl"
+    assert str(listed) in text and len(listed.read_text().splitlines()) == 20
     assert not (tmp_path / "out" / "set").exists() and prepare.made_shards(tmp_path / "out" / "set") == (1, 1)
     monkeypatch.setattr(prepare, "make_shard", None)  # nothing is made a second time
     assert len(made(tmp_path, SPEC, root, max_bad_share=0.3)[0]) == 50
+
+
+def test_a_dataset_of_nothing_is_refused_whatever_the_share(tmp_path):
+    root = raw(tmp_path, 3)
+    spec = Spec("set", "json_columns", fields={"image": "question"})
+    with pytest.raises(PrepareError, match=r"none of 3 samples could be used; .*--fields") as caught:
+        made(tmp_path, spec, root, max_bad_share=1.0)
+    assert f"field 'question': '0?': there is no file {root}/0?" in str(caught.value)
+    faults = [json.loads(line) for line in (tmp_path / "out/set.rejected/faults.jsonl").read_text().splitlines()]
+    assert [fault["id"] for fault in faults] == ["r0", "r1", "r2"] and not (tmp_path / "out/set").exists()
 
 
 def test_a_directory_in_another_layout_is_named(tmp_path):

@@ -30,3 +30,21 @@ def test_a_meta_json_makes_all_of_its_datasets(tmp_path):
     code, text = prepare(*flags)
     assert code == 0 and "one: 1 samples" in text and "two: 2 samples" in text
     assert RecordSource(tmp_path / "out" / "two")[1].images == (picture(50),)
+    put(tmp_path / "raw", {"two.jsonl": [line]})
+    code, text = prepare(*flags)
+    assert code == 0 and "out/one: reused, nothing to do: its settings and the 2 raw files looked at" in text
+    assert "out/two: made anew, for raw files changed: two.jsonl had" in text and "two: 1 samples" in text
+
+
+def test_a_split_is_asked_for_and_given(tmp_path):
+    row = {"image": "a.png", "question": "?", "answer": "1"}
+    put(tmp_path / "raw", {"a.png": picture(), "train.json": [row], "val.json": [row, row]})
+    places = (f"--raw={tmp_path}/raw", f"--out={tmp_path}/out")
+    flags = ("--dataset=mine", "--layout=json_columns", *places, "--processes=0")
+    code, text = prepare(*flags)
+    assert code == 1 and "LayoutError" in text and "train.json, val.json" in text and "--split=train" in text
+    assert "Traceback" not in text
+    code, text = prepare(*flags, "--split=train")
+    assert code == 0 and "mine: 1 samples" in text
+    code, text = prepare(*flags, "--split=val")
+    assert code == 0 and "made anew, for spec.split was 'train', now 'val'" in text and "mine: 2 samples" in text
