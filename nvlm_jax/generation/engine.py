@@ -32,6 +32,7 @@ from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, p
 from nvlm_jax.generation.sampling import MOST_LOGPROBS, Chosen, draws_of
 from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, pages_for, store_shardings
 from nvlm_jax.generation.work import Work, cross_tiles, longest_first, piece_of, rounded, rows_of, tiles_needed
+from nvlm_jax.inputs.batch import Example
 from nvlm_jax.models.nvlm import NVLM
 
 
@@ -132,6 +133,21 @@ class Engine:
     def cancel(self, id: int) -> None:
         """End a request; its last update comes with the next step. Unknown ids are ignored."""
         self._cancelled.add(id)
+
+    def reset(self) -> None:
+        """Forget every request and all that is kept of earlier ones, as after a round that failed half-way."""
+        self._waiting.clear()
+        self._working.clear()
+        self._begun.clear()
+        self._cancelled.clear()
+        pages, tiles = self._pages.count, self._tiles.count
+        self._pages, self._tiles, self._behind = Ledger(pages), Ledger(tiles), False
+        self._store = None  # it may be lost to the call that failed; and two would not fit
+        self._store = self._placed(empty_store(self.config, pages, tiles))
+
+    def check(self) -> None:
+        """Answer a question of one token. Raises what the device raises where it does not work."""
+        self.generate([Request(blank_example(1, self.config.vision.image_size), 1)])
 
     def step(self) -> list[Update]:
         """One round; what became of each request that got tokens or ended in it."""
@@ -402,6 +418,14 @@ class Engine:
                 self._pages.release(work.pages)
                 self._tiles.release(place for place in work.tiles if place)
         self._working = [work for work in self._working if not work.finish]
+
+
+def blank_example(tokens: int, tile_size: int) -> Example:
+    """A prompt of so many tokens of id 0, without tiles."""
+    zeros = np.zeros(tokens, np.int32)
+    tiles, index = np.zeros((0, tile_size, tile_size, 3), np.uint8), np.zeros(0, np.int32)
+    weights = np.zeros(tokens, np.float32)
+    return Example("blank", zeros, zeros, weights, zeros, tiles, index, index, np.full(tokens, -1, np.int32), zeros)
 
 
 def mesh_of(params: Sequence[jax.Array]) -> Mesh | None:

@@ -59,7 +59,7 @@ def draws_of(samplings: Sequence[Sampling], counts: Sequence[int], rows: int) ->
     return Draws(
         np.asarray([s.temperature for s in samplings], np.float32),
         np.asarray([s.top_p for s in samplings], np.float32),
-        np.asarray([s.top_k for s in samplings], np.int32),
+        np.asarray([min(s.top_k, 2**31 - 1) for s in samplings], np.int32),
         np.asarray([s.seed % 2**32 for s in samplings], np.uint32),
         np.asarray([*counts, *[0] * (rows - len(counts))], np.int32),
     )

@@ -45,7 +45,8 @@ def turns(sample_id: str, messages: Sequence[Message], template: str, prompt: bo
         sample_id: for error messages.
         messages: the conversation.
         template: chatml | plain | checkpoint.
-        prompt: the conversation ends in a question, to be answered, instead of in an answer.
+        prompt: the conversation ends in a question, to be answered, instead of in an answer. What was said before may
+            be empty then: a system text, or an answer of the history.
 
     Raises:
         BadSample: `bad_role`, `empty_text`, `empty_answer` or `no_answer`.
@@ -60,7 +61,7 @@ def turns(sample_id: str, messages: Sequence[Message], template: str, prompt: bo
                 f"{where}: role {message.role!r}; template {template!r} takes user and assistant"
                 + (", and system for the first message" if "system" in roles else ""),
             )
-        if not message.content.strip():
+        if not message.content.strip() and not (prompt and message.role != "user"):
             answer = message.role == "assistant"
             raise BadSample(
                 "empty_answer" if answer else "empty_text",

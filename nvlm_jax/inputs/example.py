@@ -120,7 +120,11 @@ class ExampleBuilder:
         return tokens, tiles
 
     def prompt(
-        self, messages: Sequence[Message], images: Sequence[ImageSource] = (), meta: dict[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        images: Sequence[ImageSource] = (),
+        meta: dict[str, Any] | None = None,
+        max_tokens: int | None = None,
     ) -> Example:
         """A conversation that ends in a question, up to where its answer begins. Targets and weights are zero.
 
@@ -128,9 +132,10 @@ class ExampleBuilder:
             messages: the last one is a user's; earlier answers are history.
             images: encoded bytes, paths or Pillow images, one for each placeholder.
             meta: as a sample's; may hold `described` in place of images.
+            max_tokens: more are refused, before any pixel is decoded.
 
         Raises:
-            BadSample: as `build_counted`.
+            BadSample: as `build_counted`; `too_long` where the prompt has more than `max_tokens`.
             ValueError: the template is `dense`, which has no questions.
         """
         if self.inputs.template == "dense":
@@ -138,6 +143,8 @@ class ExampleBuilder:
         sample = Sample("prompt", tuple(messages), tuple(images), meta or {})
         pictures = self._images.pictures(sample)
         draft = self._draft(sample, pictures, None, None, prompt=True)
+        if exceeds(tokens := draft.kept[0], max_tokens):
+            raise BadSample("too_long", f"sample {sample.id!r}: a prompt of {tokens} tokens; at most {max_tokens}")
         return self._finish(sample.id, draft, pictures, trained=False)
 
     def _draft(

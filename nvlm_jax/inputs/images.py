@@ -26,6 +26,7 @@ class Picture(NamedTuple):
     first: int  # index of its first tile within the example
     image: Image.Image | None = None  # not decoded yet
     described: Sequence[str] = ()  # N characters for each tile
+    own: bool = False  # opened here: its pixels are let go of once its tiles are cut
 
 
 class Block(NamedTuple):
@@ -73,7 +74,7 @@ class ImageBlocks:
             except ImageError as error:
                 raise _of_sample(error, sample.id, i) from error
             grid = choose_grid(*oriented_size(image), self._inputs.max_tiles, self._tile_size)
-            pictures.append(Picture(grid, first, image))
+            pictures.append(Picture(grid, first, image, own=not isinstance(source, Image.Image)))
             first += tile_count(grid, self._inputs.thumbnail)
         return pictures
 
@@ -115,6 +116,9 @@ class ImageBlocks:
                 cut.append(cut_tiles(image, picture.grid, self._tile_size, self._inputs.thumbnail, self._inputs.resize))
             except ImageError as error:
                 raise _of_sample(error, sample_id, i) from error
+            finally:
+                if picture.own:
+                    picture.image.close()  # or all of a sample's pixels would be held at once
         return cut[1] if len(cut) == 2 else np.concatenate(cut)
 
     def names(self, grid: tuple[int, int]) -> list[str]:

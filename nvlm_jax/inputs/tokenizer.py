@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import tokenizers
 
+from nvlm_jax.inputs.token_bytes import TokenBytes
+
 TEMPLATE = ("tokenizer_config.json", "chat_template.jinja")
 FILES = ("tokenizer.json", *TEMPLATE, "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
          "tokenizer.model")  # fmt: skip
@@ -75,6 +77,11 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of token ids, without special tokens or with them written out."""
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    @functools.cached_property
+    def token_bytes(self) -> TokenBytes:
+        """What each token adds to a text, in bytes."""
+        return TokenBytes(self._tokenizer)
 
     @functools.cached_property
     def vocab_size(self) -> int:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
+import logging
 import pathlib
-import random
 import time
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import fastapi
@@ -21,14 +19,15 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from nvlm_jax.generation import request as engine_request
 from nvlm_jax.generation.text import AnswerText
-from nvlm_jax.inputs.errors import BadSample
 from nvlm_jax.inputs.example import ExampleBuilder
-from nvlm_jax.serving.body import ChatBody, conversation, read_body
+from nvlm_jax.serving.body import ChatBody, read_body
 from nvlm_jax.serving.errors import Refused
 from nvlm_jax.serving.guard import check_key, read_limited
-from nvlm_jax.serving.images import decode_data_uri, fetch
+from nvlm_jax.serving.limits import Memory, Share
 from nvlm_jax.serving.metrics import Metrics
-from nvlm_jax.serving.replies import Reply, logprobs_object
+from nvlm_jax.serving.prompts import Prompts
+from nvlm_jax.serving.replies import Logprobs, Reply
+from nvlm_jax.serving.settings import Settings
 from nvlm_jax.serving.worker import Worker
 
 PAGE = pathlib.Path(__file__).with_name("page.html")
@@ -38,76 +37,51 @@ POLICY = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Limits of a server."""
-
-    model: str  # its name for clients
-    keys: tuple[str, ...] = ()  # none = everybody may ask
-    image_urls: bool = False  # fetch pictures from the web
-    max_body_bytes: int = 32 << 20
-    body_seconds: float = 30.0
-    request_seconds: float = 300.0  # from the body to the last token
-    max_prompt_tokens: int = 8192
-    max_new_tokens: int = 256  # of an answer where the client does not say; at most four times as many
-    image_seconds: float = 10.0
-
-
 class Server:
     """Everything behind the routes."""
 
     def __init__(self, builder: ExampleBuilder, worker: Worker, settings: Settings):
         self.builder, self.worker, self.settings = builder, worker, settings
         self.metrics = Metrics(worker)
-        self._threads = ThreadPoolExecutor(2, "prompts")  # pictures are decoded beside the event loop
+        self.prompts = Prompts(builder, settings)
+        self._memory = Memory(settings.max_held_bytes)
 
     async def complete(self, request: fastapi.Request) -> Response:
         """Answer one chat completion."""
         begin = time.perf_counter()
-        check_key(request.headers.get("authorization"), self.settings.keys)
-        body = read_body(await read_limited(request, self.settings.max_body_bytes, self.settings.body_seconds))
-        if body.model and body.model != self.settings.model:
-            message = f"model: {body.model!r} is not served; {self.settings.model!r} is"
-            raise Refused(404, message, "model", "model_not_found")
-        self.worker.check_room()
-        loop = asyncio.get_running_loop()
-        asked, text = await loop.run_in_executor(self._threads, self.prepare, body)
+        settings = self.settings
+        check_key(request.headers.get("authorization"), settings.keys)
+        share = self._memory.share()
+        response = None
+        try:
+            body = read_body(await read_limited(request, settings.max_body_bytes, settings.body_seconds, share))
+            if body.model and body.model != settings.model:
+                message = f"model: {body.model[:200]!r} is not served; {settings.model!r} is"
+                raise Refused(404, message, "model", "model_not_found")
+            self.worker.check_room()
+            response = await _unless_gone(request, self._respond(body, begin, share))
+            return response
+        finally:
+            if not isinstance(response, StreamingResponse):  # which holds its share until it ends
+                share.release()
+
+    async def _respond(self, body: ChatBody, begin: float, share: Share) -> Response:
+        """The whole answer, or the stream of one that has begun."""
+        try:
+            async with asyncio.timeout(begin + self.settings.request_seconds - time.perf_counter()):
+                asked, text = await self.prompts.make(body, share)
+        except TimeoutError as error:
+            raise self._late() from error
+        answer = Answer(self, asked, text, body)
         updates = self._timed(asked, begin)
-        reply = Reply(self.settings.model, len(asked.example.tokens))
         if not body.stream:
-            return JSONResponse(await self._unless_gone(request, self._whole(updates, reply, text, body)))
+            return JSONResponse(await answer.whole(updates))
         first = await anext(updates)  # so that what is refused is refused with its status
-        events = self._events(first, updates, reply, text, body)
+        events = answer.events(first, updates, share)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
-    def prepare(self, body: ChatBody) -> tuple[engine_request.Request, AnswerText]:
-        """A checked body -> what the engine takes. Raises Refused (400)."""
-        messages, urls = conversation(body.messages)
-        limit = body.limit or self.settings.max_new_tokens
-        if limit > 4 * self.settings.max_new_tokens:
-            field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-            raise Refused(400, f"{field}: {limit}; at most {4 * self.settings.max_new_tokens}", field, "invalid_value")
-        images = [self._image(url, place) for place, url in urls]
-        try:
-            example = self.builder.prompt(messages, images)
-        except BadSample as error:
-            raise Refused(400, f"messages: {error}", "messages", error.reason) from error
-        if len(example.tokens) > self.settings.max_prompt_tokens:
-            most = self.settings.max_prompt_tokens
-            message = f"messages: a prompt of {len(example.tokens)} tokens; at most {most}"
-            raise Refused(400, message, "messages", "context_length_exceeded")
-        text = AnswerText(self.builder.tokenizer, body.stops)
-        until = text.until if body.stops else None
-        sampling = body.sampling(random.getrandbits(32))
-        return engine_request.Request(example, limit, sampling, body.alternatives, until), text
-
-    def _image(self, url: str, place: str) -> bytes:
-        if url[:5].lower() == "data:":
-            return decode_data_uri(url, place)
-        if not self.settings.image_urls:
-            message = f"{place}: only data: URIs are taken (the server was started without --image_urls)"
-            raise Refused(400, message, place, "invalid_image_url")
-        return fetch(url, place, self.settings.max_body_bytes, self.settings.image_seconds)
+    def _late(self) -> Refused:
+        return Refused(504, f"not answered within {self.settings.request_seconds:g} s", code="timeout")
 
     async def _timed(self, asked: engine_request.Request, begin: float) -> AsyncIterator[engine_request.Update]:
         """The engine's updates, counted, within the time that a request may take."""
@@ -118,9 +92,7 @@ class Server:
                 try:
                     update = await asyncio.wait_for(anext(updates), end - time.perf_counter())
                 except TimeoutError as error:
-                    raise Refused(
-                        504, f"not answered within {self.settings.request_seconds:g} s", code="timeout"
-                    ) from error
+                    raise self._late() from error
                 if first:
                     self.metrics.first_token.observe(time.perf_counter() - begin)
                     first = False
@@ -130,61 +102,79 @@ class Server:
                     self.metrics.whole.observe(time.perf_counter() - begin)
                     return
 
-    async def _whole(
-        self, updates: AsyncIterator[engine_request.Update], reply: Reply, text: AnswerText, body: ChatBody
-    ) -> dict[str, Any]:
-        count, logprobs, finish = 0, [], ""
-        async for update in updates:
-            text.add(update.tokens, last=bool(update.finish))
-            count, finish = count + len(update.tokens), update.finish
-            logprobs += update.logprobs
-        told = logprobs_object(self.builder.tokenizer, logprobs) if body.logprobs else None
-        return reply.whole(text.text, finish, count, told)
 
-    async def _events(
-        self,
-        first: engine_request.Update,
-        updates: AsyncIterator[engine_request.Update],
-        reply: Reply,
-        text: AnswerText,
-        body: ChatBody,
+class Answer:
+    """One answer on its way to its client."""
+
+    def __init__(self, server: Server, asked: engine_request.Request, text: AnswerText, body: ChatBody):
+        self._reply = Reply(server.settings.model, len(asked.example.tokens))
+        self._text = text
+        self._logprobs = Logprobs(server.builder.tokenizer) if body.logprobs else None
+        self._usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._count = self._shown = 0
+
+    async def whole(self, updates: AsyncIterator[engine_request.Update]) -> dict[str, Any]:
+        """The reply once all of it is there."""
+        finish, logprobs = "", None
+        async with contextlib.aclosing(updates):
+            async for update in updates:
+                _, told = self._add(update)
+                finish, logprobs = update.finish, _joined(logprobs, told)
+        return self._reply.whole(self._text.text, finish, self._count, logprobs)
+
+    async def events(
+        self, first: engine_request.Update, updates: AsyncIterator[engine_request.Update], share: Share
     ) -> AsyncIterator[str]:
         """Server-sent events. Where the client goes away this is closed, and with it the request."""
-        async with contextlib.aclosing(updates):
-            yield _event(reply.chunk({"role": "assistant", "content": ""}))
-            update, count = first, 0
-            try:
+        try:
+            async with contextlib.aclosing(updates):
+                yield _event(self._reply.chunk({"role": "assistant", "content": ""}))
+                update = first
                 while True:
-                    count += len(update.tokens)
-                    piece = text.add(update.tokens, last=bool(update.finish))
-                    told = logprobs_object(self.builder.tokenizer, update.logprobs) if update.logprobs else None
-                    if piece or told:
-                        yield _event(reply.chunk({"content": piece}, None, told))
+                    piece, told = self._add(update)
+                    if piece or (told and told["content"]):
+                        yield _event(self._reply.chunk({"content": piece}, None, told))
                     if update.finish:
                         break
                     update = await anext(updates)
-            except Refused as error:  # too late for a status
-                yield _event(error.body())
-                return
-            yield _event(reply.chunk({}, update.finish))
-            if body.stream_options and body.stream_options.include_usage:
-                yield _event(reply.usage_chunk(count))
+            yield _event(self._reply.chunk({}, update.finish))
+            if self._usage:
+                yield _event(self._reply.usage_chunk(self._count))
             yield "data: [DONE]\n\n"
-
-    async def _unless_gone(self, request: fastapi.Request, answer) -> dict[str, Any]:
-        """The answer; where the client goes away before, it is given up."""
-        task = asyncio.ensure_future(answer)
-        gone = asyncio.ensure_future(request.receive())  # after the body, the next message is the client's leaving
-        try:
-            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise ClientDisconnect
-            return task.result()
+        except Refused as error:  # too late for a status
+            yield _event(error.body())
+        except Exception:
+            logging.exception("a stream failed")
+            yield _event(_internal().body())
         finally:
-            for other in (task, gone):
-                other.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await other
+            share.release()
+
+    def _add(self, update: engine_request.Update) -> tuple[str, dict[str, Any] | None]:
+        """What an update brings: text, and log-probabilities where they are wanted."""
+        piece = self._text.add(update.tokens, last=bool(update.finish))
+        self._count += len(update.tokens)
+        self._shown += len(piece.encode())
+        if self._logprobs is None:
+            return piece, None
+        self._logprobs.add(update.logprobs)
+        whole = update.finish and not self._text.stopped
+        return piece, self._logprobs.take(None if whole else self._shown)
+
+
+async def _unless_gone(request: fastapi.Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """The answer; where the client goes away before, it is given up."""
+    task = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(request.receive())  # after the body, the next message is the client's leaving
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for other in (task, gone):
+            other.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await other
 
 
 def make_app(server: Server) -> fastapi.FastAPI:
@@ -194,11 +184,13 @@ def make_app(server: Server) -> fastapi.FastAPI:
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
         server.worker.start()
         yield
+        server.prompts.close()
         await asyncio.get_running_loop().run_in_executor(None, server.worker.stop)
 
     app = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _unknown)
+    app.add_exception_handler(Exception, _failed)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: fastapi.Request) -> Response:
@@ -210,6 +202,9 @@ def make_app(server: Server) -> fastapi.FastAPI:
         except ClientDisconnect:
             server.metrics.requests.labels("499").inc()
             return Response(status_code=499)
+        except Exception:
+            server.metrics.requests.labels("500").inc()
+            raise
         server.metrics.requests.labels("200").inc()
         return response
 
@@ -221,9 +216,13 @@ def make_app(server: Server) -> fastapi.FastAPI:
 
     @app.get("/health")
     async def health() -> Response:
-        if not server.worker.alive:
-            return Refused(503, "the engine has ended", code="stopping").response()
-        return JSONResponse({"status": "ok", "model": server.settings.model, "pending": server.worker.pending})
+        worker = server.worker
+        told = {"status": worker.state, "model": server.settings.model, "pending": worker.pending}
+        if worker.state == "ok":
+            return JSONResponse(told)
+        done, programs = worker.progress
+        told |= {"programs": {"ready": done, "of": programs}} if worker.state == "warming up" else {}
+        return JSONResponse(_unready(worker).body() | told, 503, {"Retry-After": "1"})
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -236,12 +235,35 @@ def make_app(server: Server) -> fastapi.FastAPI:
     return app
 
 
+def _unready(worker: Worker) -> Refused:
+    """What /health says of a server that answers nothing yet, or no more."""
+    if worker.state == "warming up":
+        done, programs = worker.progress
+        return Refused(503, f"warming up: {done} of {programs} programs are ready", code="warming_up")
+    return Refused(503, worker.failure or "the server is stopping", code="stopping")
+
+
 def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    # In ASCII: readers of lines end one at U+2028 and others too.
+    return f"data: {json.dumps(content, separators=(',', ':'))}\n\n"
+
+
+def _joined(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
+    if one is None or other is None:
+        return other
+    return other | {"content": one["content"] + other["content"]}
+
+
+def _internal() -> Refused:
+    return Refused(500, "this request failed in the server, and it alone", code="internal_error")
 
 
 async def _refused(_: fastapi.Request, error: Refused) -> Response:
     return error.response()
+
+
+async def _failed(_: fastapi.Request, error: Exception) -> Response:
+    return _internal().response()
 
 
 async def _unknown(request: fastapi.Request, error: HTTPException) -> Response:

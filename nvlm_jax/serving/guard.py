@@ -10,18 +10,19 @@ from typing import Any
 from starlette.requests import Request
 
 from nvlm_jax.serving.errors import Refused
+from nvlm_jax.serving.limits import Share
 
 Scope = dict[str, Any]
 
 
-async def read_limited(request: Request, max_bytes: int, seconds: float) -> bytes:
-    """The body of a request.
+async def read_limited(request: Request, max_bytes: int, seconds: float, share: Share) -> bytes:
+    """The body of a request; its bytes are counted in the share as they come.
 
     Raises:
-        Refused: 413, more bytes than allowed; 408, it does not come in time.
+        Refused: 413, more bytes than allowed; 408, it does not come in time; 429, other requests hold too much.
     """
-    told = request.headers.get("content-length", "")
-    if told.isdigit() and int(told) > max_bytes:
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > max_bytes:
         raise _too_large(max_bytes)
     body = bytearray()
     try:
@@ -30,6 +31,7 @@ async def read_limited(request: Request, max_bytes: int, seconds: float) -> byte
                 body += piece
                 if len(body) > max_bytes:
                     raise _too_large(max_bytes)
+                share.set(len(body))
     except TimeoutError as error:
         raise Refused(408, f"the body did not come within {seconds:g} s", code="timeout") from error
     return bytes(body)

@@ -8,26 +8,28 @@ checked alike.
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import http.client
 import ipaddress
 import re
 import socket
 import ssl
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable
 
+from nvlm_jax.serving.addresses import Address, is_public
 from nvlm_jax.serving.errors import Refused
 
-DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
+DATA_URI = re.compile(r"data:image/[\w.+-]+(?:;[\w.+-]+=[\w.+-]*)*;base64,", re.IGNORECASE)
+BLANKS = b" \t\r\n\f"
 REDIRECTS = 3
 REDIRECT_STATUS = (301, 302, 303, 307, 308)
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def decode_data_uri(url: str, place: str) -> bytes:
-    """The bytes of `data:image/...;base64,...`.
+    """The bytes of `data:image/...;base64,...`, also with line breaks, percent signs or without padding.
 
     Raises:
         Refused: 400, another form, or broken base64.
@@ -36,19 +38,13 @@ def decode_data_uri(url: str, place: str) -> bytes:
     if not found:
         raise Refused(400, f"{place}: expected data:image/TYPE;base64,DATA", place, "invalid_image_url")
     try:
-        return base64.b64decode(url[found.end() :], validate=True)
-    except (binascii.Error, ValueError) as error:
+        content = url[found.end() :].encode("ascii")
+        if b"%" in content:
+            content = urllib.parse.unquote_to_bytes(content)
+        content = content.translate(None, BLANKS).rstrip(b"=")
+        return base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
+    except ValueError as error:
         raise Refused(400, f"{place}: broken base64: {error}", place, "invalid_base64") from error
-
-
-def is_public(address: Address) -> bool:
-    """Whether an address is one of the public internet, also behind IPv6's ways to write an IPv4 one."""
-    inner = [getattr(address, name, None) for name in ("ipv4_mapped", "sixtofour")] + list(
-        getattr(address, "teredo", None) or ()
-    )
-    if address.version == 6 and address in ipaddress.ip_network("64:ff9b::/96"):
-        inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return address.is_global and not address.is_multicast and all(is_public(other) for other in inner if other)
 
 
 def fetch(
@@ -91,8 +87,11 @@ def _get(
     if not host or parts.username is not None:
         raise _refused(place, "expected a host, and no name or password before it")
     address = _resolve(host, port, place, allowed)
+    connection = _Pinned(parts.scheme, host, port, address, _left(end, place))
+    # Time limits of a socket are for each wait: a server that sends a byte a second would be waited for without end.
+    clock = threading.Timer(_left(end, place), connection.abort)
+    clock.start()
     try:
-        connection = _Pinned(parts.scheme, host, port, address, _left(end, place))
         try:
             path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
             connection.request("GET", path, headers={"Accept": "image/*", "User-Agent": "nvlm-jax"})
@@ -101,10 +100,12 @@ def _get(
                 return b"", target
             if response.status != 200:
                 raise _refused(place, f"answers with status {response.status}")
-            return _read(response, connection, place, max_bytes, end), None
+            return _read(response, place, max_bytes, end), None
         finally:
+            clock.cancel()
             connection.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
+        _left(end, place)
         raise _refused(place, f"cannot be fetched: {type(error).__name__}") from error
 
 
@@ -126,22 +127,39 @@ class _Pinned(http.client.HTTPConnection):
     def __init__(self, scheme: str, host: str, port: int, address: str, seconds: float):
         super().__init__(host, port, timeout=seconds)
         self._scheme, self._address = scheme, address
+        self._plain: socket.socket | None = None
+        self._aborted = False
         self.default_port = 443 if scheme == "https" else 80
 
     def connect(self) -> None:
         self.sock = socket.create_connection((self._address, self.port), self.timeout)
+        self._plain = self.sock.dup()  # it stays valid whatever becomes of the one that is read from
+        if self._aborted:
+            raise TimeoutError
         if self._scheme == "https":
             self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
 
+    def abort(self) -> None:
+        """From another thread: whoever waits for this connection waits no more."""
+        self._aborted = True
+        if self._plain is not None:
+            with contextlib.suppress(OSError):
+                self._plain.shutdown(socket.SHUT_RDWR)
 
-def _read(response: http.client.HTTPResponse, connection: _Pinned, place: str, max_bytes: int, end: float) -> bytes:
+    def close(self) -> None:
+        super().close()
+        if self._plain is not None:
+            self._plain.close()
+
+
+def _read(response: http.client.HTTPResponse, place: str, max_bytes: int, end: float) -> bytes:
     content = bytearray()
     while piece := response.read1(1 << 16):
+        _left(end, place)
         content += piece
         if len(content) > max_bytes:
             raise _refused(place, f"more than {max_bytes:,} bytes")
-        if connection.sock is not None:
-            connection.sock.settimeout(_left(end, place))
+    _left(end, place)  # the end that `abort` makes is none of the content
     return bytes(content)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from nvlm_jax.generation.request import TokenLogprob
 from nvlm_jax.inputs.tokenizer import Tokenizer
+
+LEAST_LOGPROB = -9999.0  # as OpenAI's; JSON has no infinity
 
 
 class Reply:
@@ -40,15 +43,34 @@ class Reply:
         return {"prompt_tokens": self._prompt_tokens, "completion_tokens": tokens, "total_tokens": total}
 
 
-def logprobs_object(tokenizer: Tokenizer, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-    """Each token with its text, its bytes and the most likely others."""
+class Logprobs:
+    """The log-probabilities of one answer's tokens, each with its text, its bytes and the most likely others.
 
-    def entry(token: int, logprob: float) -> dict[str, Any]:
-        text = tokenizer.decode([token], skip_special=False)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    The bytes of all tokens, joined, are the text that is shown: a token that a stop string cuts off is left out, and
+    one that is not text has none.
+    """
 
-    content = [
-        entry(x.token, x.logprob) | {"top_logprobs": [entry(token, logprob) for token, logprob in x.top]}
-        for x in logprobs
-    ]
-    return {"content": content, "refusal": None}
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer, self._begun = tokenizer, False
+        self._waiting: deque[tuple[int, dict[str, Any]]] = deque()  # first byte, entry
+        self._bytes = 0
+
+    def add(self, logprobs: Sequence[TokenLogprob]) -> None:
+        """Further tokens."""
+        for x in logprobs:
+            entry = self._entry(x.token, x.logprob)
+            self._waiting.append((self._bytes, entry | {"top_logprobs": [self._entry(*other) for other in x.top]}))
+            self._bytes += len(entry["bytes"])
+            self._begun = self._begun or self._tokenizer.token_bytes.is_text(x.token)
+
+    def take(self, shown: int | None) -> dict[str, Any]:
+        """OpenAI's object of those that begin before so many bytes of the text; None = of all."""
+        content = []
+        while self._waiting and (shown is None or self._waiting[0][0] < shown):
+            content.append(self._waiting.popleft()[1])
+        return {"content": content, "refusal": None}
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        content = self._tokenizer.token_bytes.get(token, first=not self._begun)
+        text = content.decode("utf-8", "replace") or self._tokenizer.decode([token], skip_special=False)
+        return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(content)}

@@ -42,6 +42,10 @@ class StandIn:
         self._ids = 0
         self.gate.set()
 
+    def say(self, tokens: list[int]) -> None:
+        """Answer these tokens from now on."""
+        self._script = tokens
+
     @property
     def working(self) -> int:
         return min(len(self._open), self.slots)

@@ -4,6 +4,7 @@ import base64
 import concurrent.futures
 import io
 import json
+import re
 import struct
 import zlib
 
@@ -11,6 +12,8 @@ import httpx
 import openai
 import pytest
 
+from nvlm_jax.inputs.batch import Message
+from tests.inputs.test_token_bytes import llama_like
 from tests.serving.conftest import TEXT, data_uri
 
 
@@ -79,6 +82,7 @@ def png(width: int, height: int) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
+PIECE = {"type": "text", "text": "what?"}
 HELLO = [{"role": "user", "content": "hello"}]
 PART = "messages.0.content.0"
 URL = "messages.0.content.0.image_url.url"
@@ -128,6 +132,59 @@ MALFORMED = {
         {"messages": HELLO, "response_format": {"type": "json_object"}}, 400, "response_format", "invalid_value", ""),
     "empty stop": ({"messages": HELLO, "stop": ""}, 400, "stop", "invalid_value", "none of them empty"),
     "alternatives alone": ({"messages": HELLO, "top_logprobs": 2}, 400, "top_logprobs", "invalid_value", "logprobs"),
+    **{
+        f"{field} {value}": (
+            b'{"messages": [{"role": "user", "content": "x"}], "%s": %s}' % (field.encode(), value.encode()),
+            400, field, "invalid_value", "")
+        for field, values in {
+            "top_k": ("2147483648", "-2", "1e400", "true", "1.5", "1" * 5000),
+            "temperature": ("1e400", "-1e-9", "NaN", "-Infinity", "true", '"1"'),
+            "top_p": ("1e400", "1.0001", "NaN", "true"),
+            "seed": ("9223372036854775808", "-9223372036854775809", "1e3", "false", "9" * 5000),
+            "max_tokens": ("0", "2147483648", "1e400", "true"),
+            "max_completion_tokens": ("0", "2147483648", "1.5"),
+            "logprobs": ("1", "2"),
+            "n": ("0", "2", "true", '"1"'),
+            "stop": ('["a", "b", "c", "d", "e"]', '"%s"' % ("x" * 1001), "[null]", "[5]"),
+            "repetition_penalty": ("1.1", "0"),
+            "frequency_penalty": ("0.5", '"0"', "1e400"),
+            "presence_penalty": ("-0.5",),
+            "length_penalty": ("2",),
+            "logit_bias": ('{"5": 1}',),
+            "min_tokens": ("1", "true"),
+            "min_p": ("0.1",),
+            "best_of": ("2",),
+            "stop_token_ids": ("[5]",),
+            "ignore_eos": ("true",),
+            "tools": ("[{}]",),
+            "tool_choice": ('"required"',),
+            "functions": ("[{}]",),
+            "reasoning_effort": ('"high"',),
+            "guided_json": ("{}",),
+            "stream_options": ('{"include_usage": true}',),
+            "anything": ("1", '""', "[]"),
+        }.items()
+        for value in values
+    },
+    "many alternatives": (
+        {"messages": HELLO, "logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "invalid_value", "20"),
+    "unserved in a message": (
+        {"messages": [HELLO[0] | {"tool_calls": [{}]}]}, 400, "messages.0.tool_calls", "invalid_value", "not served"),
+    "unserved in a part": (
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "size": 2}]}]},
+        400, f"{PART}.size", "invalid_value", "not served"),
+    "unknown detail": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x", "detail": "5"}}]}]},
+        400, f"{PART}.image_url.detail", "invalid_value", "'low'"),
+    "no content": ({"messages": [{"role": "user"}]}, 400, "messages.0.content", "invalid_value", "Field required"),
+    "null content": (
+        {"messages": [{"role": "user", "content": None}]}, 400, "messages.0.content", "invalid_value", ""),
+    "surrogate": (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400, None, "invalid_json", "no JSON"),
+    "deep": (b'{"messages": ' + b"[" * 100_000, 400, None, "invalid_json", "recursion"),
+    "many values": (b'{"messages": [' + b"[]," * 600_000, 400, None, "invalid_json", "more than 1,000,000 values"),
+    "many pictures": ({"messages": user(*["data:image/png;base64,AAAA"] * 9)}, 400, "messages", "too_many_images", "8"),
+    "many characters": (
+        {"messages": user("x" * 16_001)}, 400, "messages", "context_length_exceeded", "16,001 characters"),
     "other model": ({"messages": HELLO, "model": "gpt"}, 404, "model", "model_not_found", "'tiny' is"),
 }  # fmt: skip
 
@@ -159,6 +216,90 @@ def test_each_malformed_request_is_refused_with_its_reason_and_harms_no_other(se
     assert f'nvlm_requests_total{{status="400"}} {len(MALFORMED) - 1}.0' in counted
     assert f'nvlm_requests_total{{status="200"}} {len(MALFORMED)}.0' in counted
     assert "nvlm_first_token_seconds_bucket" in counted and "nvlm_pending_requests 0.0" in counted
+
+
+def picture(image_url) -> dict:
+    """A request with a picture."""
+    return {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": image_url}, PIECE]}]}
+
+
+ANSWERED = {
+    "empty system text": {"messages": [{"role": "system", "content": ""}, *HELLO]},
+    "blank developer text": {"messages": [{"role": "developer", "content": " "}, *HELLO]},
+    "empty answer": {"messages": [*HELLO, {"role": "assistant", "content": ""}, *HELLO]},
+    "null answer": {"messages": [*HELLO, {"role": "assistant", "content": None, "tool_calls": None}, *HELLO]},
+    "no answer": {"messages": [*HELLO, {"role": "assistant", "refusal": None, "annotations": []}, *HELLO]},
+    "a name": {"messages": [HELLO[0] | {"name": "me"}]},
+    "bare address": picture(data_uri()),
+    "null detail": picture({"url": data_uri(), "detail": None}),
+    "line breaks": {"messages": user(data_uri().replace("A", "A\r\n "), "what?")},
+    "percent signs": {"messages": user(data_uri().replace("=", "%3D").replace("+", "%2B"), "what?")},
+    "no padding": {"messages": user(data_uri().rstrip("="), "what?")},
+    "a parameter": {"messages": user(data_uri().replace("png;", "png;name=a.png;"), "what?")},
+    "all null": {"messages": HELLO}
+    | dict.fromkeys(
+        ("model", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "stream", "stream_options", "logprobs")
+    )
+    | dict.fromkeys(("top_logprobs", "n", "tools", "response_format", "logit_bias", "min_tokens", "anything")),
+    "neutral": {"messages": HELLO, "n": 1, "logit_bias": {}, "min_tokens": 0, "repetition_penalty": 1.0, "tools": []}
+    | {"frequency_penalty": 0, "presence_penalty": 0.0, "response_format": {"type": "text"}, "tool_choice": "auto"},
+    "bookkeeping": {"messages": HELLO, "user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"},
+    "all tokens": {"messages": HELLO, "temperature": 1, "top_k": -1, "seed": -(2**63), "top_p": 1e-300},
+    "most": {"messages": HELLO, "temperature": 1, "top_k": 2**31 - 1, "seed": 2**63 - 1},
+    "long stop": {"messages": HELLO, "stop": "x" * 1000},
+    "no stop": {"messages": HELLO, "stop": []},
+}
+
+
+def test_what_clients_send_is_answered(serve):
+    running = serve()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        replies = dict(zip(ANSWERED, pool.map(running.post, ANSWERED.values()), strict=True))
+    for case, reply in replies.items():
+        assert reply.status_code == 200, (case, reply.text)
+        assert reply.json()["choices"][0]["message"]["content"] == TEXT, case
+    tiles = [len(request.example.tiles) for request in running.engine.requests]
+    assert sorted(set(tiles)) == [0, 3] and tiles.count(3) == 6
+
+
+def test_an_empty_system_text_stands_in_the_prompt(builder):
+    """As the template writes it; it is not the default one."""
+    empty = builder.prompt([Message("system", ""), Message("user", "hello")])
+    begin = builder.tokenizer.decode(empty.tokens.tolist(), skip_special=False)
+    assert begin.startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\nhello<|im_end|>")
+
+
+SPLIT = "é\u2028 größer\u2029 狐 \x85🦊"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["byte level", "strip", "metaspace"])
+def test_the_bytes_of_all_tokens_are_the_text(serve, tmp_path, monkeypatch, kind, stream):
+    running = serve()
+    if kind != "byte level":
+        monkeypatch.setattr(running.server.builder, "tokenizer", llama_like(tmp_path, kind))
+    running.engine.say(running.server.builder.tokenizer.encode(SPLIT))
+    body = {"messages": HELLO, "logprobs": True, "top_logprobs": 1, "stream": stream}
+    reply = running.post(body)
+    if stream:
+        assert reply.text.isascii()  # U+2028 and others would end a line for some
+        events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+        choices = [event["choices"][0] for event in events]
+        text = "".join(choice["delta"].get("content", "") for choice in choices)
+        tokens = [token for choice in choices for token in (choice["logprobs"] or {"content": []})["content"]]
+    else:
+        choice = reply.json()["choices"][0]
+        text, tokens = choice["message"]["content"], choice["logprobs"]["content"]
+    assert text == SPLIT
+    assert b"".join(bytes(token["bytes"]) for token in tokens) == SPLIT.encode()
+    assert [195] in [token["bytes"] for token in tokens]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_logprobs_are_told_of_what_a_stop_string_cuts_off(serve, stream):
+    reply = serve().post({"messages": HELLO, "logprobs": True, "stop": "fox", "stream": stream})
+    found = re.findall(r'"bytes":\s*(\[[^]]*\])', reply.text)
+    assert b"".join(bytes(json.loads(part)) for part in found) == b" the quick brown "
 
 
 def test_unknown_paths_and_methods_are_refused_in_the_same_form(serve):

@@ -1,9 +1,11 @@
 """Pictures from the web: nothing private is asked, however it is named."""
 
+import contextlib
 import http.server
 import ipaddress
 import socket
 import threading
+import time
 
 import pytest
 
@@ -109,6 +111,30 @@ def test_a_slow_server_is_left(web, monkeypatch):
         get(web, "0", seconds=0.2)
 
 
+@pytest.mark.parametrize("part", ["head", "body", "chunks"])
+def test_the_time_is_for_all_of_it_however_the_server_drips(web, monkeypatch, part):
+    """Each byte comes well within the limit of one wait."""
+    left = threading.Event()
+
+    def drip(self):
+        lines = {"head": b"HTTP/1.1 200 OK\r\n", "body": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"}
+        lines["chunks"] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        self.wfile.write(lines[part])
+        pieces = {"head": b"X: 1\r\n", "body": b"x", "chunks": b"1\r\nx\r\n"}
+        with contextlib.suppress(OSError):
+            while not left.wait(0.05):
+                self.wfile.write(pieces[part])
+
+    monkeypatch.setattr(Handler, "do_GET", drip)
+    begin = time.monotonic()
+    try:
+        with pytest.raises(Refused, match="takes too long"):
+            get(web, "0", seconds=0.4, max_bytes=10**6)
+        assert time.monotonic() - begin < 3
+    finally:
+        left.set()
+
+
 @pytest.mark.parametrize(
     ("address", "public"),
     [
@@ -120,6 +146,20 @@ def test_a_slow_server_is_left(web, monkeypatch):
                 "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
                 "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fd00::1", "::ffff:127.0.0.1",
                 "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "ff02::1",
+                "192.0.0.192", "192.0.0.8", "192.0.0.9", "192.0.0.170", "192.0.2.1", "192.31.196.1", "192.52.193.1",
+                "192.88.99.1", "192.175.48.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1",
+                "100.127.255.255", "240.0.0.1", "239.1.2.3", "172.31.255.255", "0.1.2.3",
+                "fec0::1", "feff::1", "fc00::1", "64:ff9b:1::1", "64:ff9b:1::808:808", "64:ff9b::a00:1", "100::1",
+                "100:0:0:1::1", "2001::1", "2001:2::1", "2001:10::1", "2001:20::1", "2001:4:112::1", "2001:db8::1",
+                "2002:808:808::1", "2620:4f:8000::1", "3fff::1", "5f00::1", "::8.8.8.8", "::127.0.0.1", "4000::1",
+                "::ffff:192.0.0.192", "::ffff:0:127.0.0.1",
+            )
+        ],
+        *[
+            (address, True)
+            for address in (
+                "8.8.8.8", "1.1.1.1", "192.0.1.1", "172.32.0.1", "100.128.0.1", "198.20.0.1", "223.255.255.255",
+                "2001:4860:4860::8888", "2a00:1450::1", "::ffff:8.8.8.8", "64:ff9b::808:808",
             )
         ],
     ],
