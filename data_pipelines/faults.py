@@ -5,9 +5,10 @@ The counts are a function of the steps given to `add`, not of how far ahead the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from nvlm_jax.inputs.errors import words
 
 # Below this many samples a single bad one could be a share above any limit.
 JUDGED_FROM = 200
@@ -33,7 +34,7 @@ def fault_of(sample_id: str, error: Exception) -> Fault:
     shows as such in the list, and stops the run by its share.
     """
     reason = getattr(error, "reason", None) or f"unexpected {type(error).__name__}"
-    return Fault(sample_id, reason, re.sub(r" at 0x[0-9a-f]+", "", str(error)))  # addresses differ from run to run
+    return Fault(sample_id, reason, words(error))
 
 
 class BadSamples:

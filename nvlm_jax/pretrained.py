@@ -255,7 +255,7 @@ def with_placeholders(messages: Messages, images: int) -> list[Message]:
             try:
                 message = Message(message["role"], message["content"])
             except (KeyError, TypeError):
-                raise ValueError(f"messages: expected a role and a content, got {message!r}") from None
+                raise ValueError(f"messages: expected a role and a content, got {type(message).__name__}") from None
         found.append(message)
     first = next((i for i, m in enumerate(found) if m.role == "user"), None)
     if images and first is not None and not any(IMAGE_PLACEHOLDER in m.content for m in found if m.role == "user"):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+# "<_io.BytesIO object at 0x7f...>", as Python shows an object without words of its own: it says nothing to a reader,
+# differs from run to run, and tells an attacker where memory lies.
+_ADDRESS = re.compile(r"( object)? at 0x[0-9a-fA-F]+")
+
 
 class BadSample(ValueError):
     """A sample that cannot be used.
@@ -20,6 +26,11 @@ class BadSample(ValueError):
 
 class ImageError(BadSample):
     """An image that cannot be used: `unreadable_image`, `image_too_large` or `unsupported_pixels`."""
+
+
+def words(error: BaseException) -> str:
+    """What an error of a library says, in one line and without addresses of objects; its kind where it says nothing."""
+    return " ".join(_ADDRESS.sub("", str(error)).split()) or type(error).__name__
 
 
 def exceeds(amount: int, limit: int | None) -> bool:

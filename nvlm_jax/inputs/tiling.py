@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import pathlib
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from nvlm_jax.inputs import fast_resize
-from nvlm_jax.inputs.errors import ImageError
+from nvlm_jax.inputs.errors import ImageError, words
 
 # Only these decoders run. Others that Pillow knows start programs (EPS) or are no single pictures.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -21,6 +22,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 MAX_PIXELS = 89_478_485
 # Bytes of tiles from which on compiled loops are worth the seconds that they take to compile or load.
 LARGE = 2**19
+NAMED = 200  # characters of a path, or of a decoder's words, in a message
 # How to turn the stored picture into the one to look at, by EXIF orientation; from 5 on, width and height swap.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -129,12 +131,14 @@ def open_header(source: ImageSource) -> Image.Image:
         image = source
     else:
         try:
+            if not isinstance(source, bytes | str | os.PathLike):
+                raise TypeError("bytes, a path or a Pillow image would be right")
             if not isinstance(source, bytes) and not pathlib.Path(source).is_file():  # a pipe would be waited for
                 raise FileNotFoundError("no such file, or no regular one")
             file = io.BytesIO(source) if isinstance(source, bytes) else source
             image = Image.open(file, formats=FORMATS)
         except Image.DecompressionBombError as error:
-            raise ImageError("image_too_large", f"{_name(source)}: {error}") from error
+            raise ImageError("image_too_large", f"{_name(source)}: {words(error)}") from error
         except Exception as error:  # what a decoder throws at broken bytes is of any type
             raise _unreadable(source, error) from error
     width, height = image.size
@@ -244,8 +248,10 @@ def _find_late_metadata(image: Image.Image) -> bool:
 
 
 def _unreadable(source: ImageSource, error: Exception) -> ImageError:
-    what = str(error) or type(error).__name__
-    return ImageError("unreadable_image", f"{_name(source)}: {what}; expected a whole image in one of {FORMATS}")
+    unidentified = isinstance(error, UnidentifiedImageError)  # Pillow would name its file object
+    what = "cannot identify image file" if unidentified else words(error)[:NAMED]
+    expected = f"expected a whole image in one of {', '.join(FORMATS)}"
+    return ImageError("unreadable_image", f"{_name(source)}: {what}; {expected}")
 
 
 def _name(source: ImageSource) -> str:
@@ -253,4 +259,6 @@ def _name(source: ImageSource) -> str:
         return f"image of {len(source)} bytes"
     if isinstance(source, Image.Image):
         return f"{source.format or 'Pillow'} image of {source.width} x {source.height} pixels"
-    return str(source)
+    if isinstance(source, str | os.PathLike):
+        return str(source)[:NAMED]  # a data URI may have been taken for a path
+    return f"image of type {type(source).__name__}"
