@@ -5,7 +5,7 @@
 
 PATH is a Hugging Face directory, a run's workdir or one step of it. Listens on 127.0.0.1 unless --host says otherwise;
 with --api_key, or NVLM_API_KEY in the environment, clients have to send it. SIGTERM ends it: what is being answered is
-answered first.
+answered first. An engine that fails ends it too, with a message and exit code 1.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ PROMPT = flags.DEFINE_integer("max_prompt_tokens", 8192, "of one request, image 
 TOKENS = flags.DEFINE_integer("max_new_tokens", 256, "of an answer; clients may ask for 4 times as many", lower_bound=1)
 BODY = flags.DEFINE_integer("max_body_megabytes", 32, "of one request", lower_bound=1)
 SECONDS = flags.DEFINE_float("request_seconds", 300.0, "that a request may take", lower_bound=0.001)
+CONNECTIONS = flags.DEFINE_integer("max_connections", 512, "open at once; quiet ones make room", lower_bound=1)
 URLS = flags.DEFINE_bool("image_urls", False, "fetch pictures from public http(s) addresses that clients name")
 KEY = flags.DEFINE_multi_string("api_key", [], "a key that clients may use; also: NVLM_API_KEY")
 
@@ -41,9 +42,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
     try:
-        import uvicorn
-
-        from nvlm_jax.serving.app import Server, Settings, make_app
+        from nvlm_jax.serving.app import Server
+        from nvlm_jax.serving.run import run
+        from nvlm_jax.serving.settings import Settings
         from nvlm_jax.serving.worker import Worker
     except ImportError as error:
         sys.exit(f"{error}: pip install -r requirements-serve.txt")
@@ -61,18 +62,11 @@ def main(argv: list[str]) -> None:
         request_seconds=SECONDS.value,
         max_prompt_tokens=longest_prompt(model.config.decoder),
         max_new_tokens=TOKENS.value,
+        max_connections=CONNECTIONS.value,
     )
     server = Server(builder, Worker(engine, QUEUE.value), settings)
-    uvicorn.run(
-        make_app(server),
-        host=HOST.value,
-        port=PORT.value,
-        log_level="info",
-        access_log=False,
-        # Longer than clients keep an idle connection (5 s is common): or one is closed just when it is used again.
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=int(SECONDS.value) + 1,
-    )
+    if failure := run(server, HOST.value, PORT.value):
+        sys.exit(failure)
 
 
 def longest_prompt(decoder: DecoderConfig) -> int:

@@ -190,7 +190,6 @@ def make_app(server: Server) -> fastapi.FastAPI:
     app = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(HTTPException, _unknown)
-    app.add_exception_handler(Exception, _failed)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: fastapi.Request) -> Response:
@@ -203,8 +202,9 @@ def make_app(server: Server) -> fastapi.FastAPI:
             server.metrics.requests.labels("499").inc()
             return Response(status_code=499)
         except Exception:
+            logging.exception("a request failed")
             server.metrics.requests.labels("500").inc()
-            raise
+            return _internal().response()
         server.metrics.requests.labels("200").inc()
         return response
 
@@ -260,10 +260,6 @@ def _internal() -> Refused:
 
 async def _refused(_: fastapi.Request, error: Refused) -> Response:
     return error.response()
-
-
-async def _failed(_: fastapi.Request, error: Exception) -> Response:
-    return _internal().response()
 
 
 async def _unknown(request: fastapi.Request, error: HTTPException) -> Response:

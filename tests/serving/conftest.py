@@ -13,11 +13,12 @@ from collections.abc import Iterator
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from nvlm_jax.generation.request import Request, TokenLogprob, Update
-from nvlm_jax.serving.app import Server, Settings, make_app
+from nvlm_jax.serving.app import Server
+from nvlm_jax.serving.run import make_uvicorn
+from nvlm_jax.serving.settings import Settings
 from nvlm_jax.serving.worker import Worker
 from tests.evaluation.test_runner import make_builder
 
@@ -58,6 +59,12 @@ class StandIn:
         self._open[self._ids] = (request, 0)
         return self._ids
 
+    def reset(self) -> None:
+        self._open.clear()
+
+    def check(self) -> None:
+        self.step()
+
     def cancel(self, id: int) -> None:
         self.cancelled.append(id)
 
@@ -88,7 +95,8 @@ class Running:
         self.engine, self.server = engine, server
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self.client = httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(max_connections=None))
-        self.uvicorn = uvicorn.Server(uvicorn.Config(make_app(server), log_level="error", timeout_graceful_shutdown=20))
+        self.uvicorn = make_uvicorn(server, log_level="error")
+        self.uvicorn.config.timeout_graceful_shutdown = 20
         self.thread = threading.Thread(target=self.uvicorn.run, kwargs={"sockets": [listener]}, daemon=True)
 
     def post(self, body=None, **options) -> httpx.Response:
@@ -105,9 +113,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(engine, builder, max_queue: int = 64, **settings) -> Iterator[Running]:
+def serving(engine, builder, max_queue: int = 64, warm_up=None, **settings) -> Iterator[Running]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = Server(builder, Worker(engine, max_queue), Settings("tiny", **settings))
+    server = Server(builder, Worker(engine, max_queue, warm_up), Settings("tiny", **settings))
     running = Running(engine, server, listener)
     running.thread.start()
     try:
