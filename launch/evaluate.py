@@ -4,7 +4,9 @@
 
 PATH is a run's workdir, one step of it, or a Hugging Face directory. DIR of --data has a folder for each benchmark, as
 docs/evaluation.md lists them; --benchmarks=all takes those that are there, --benchmarks=embedded the generated pages.
-Writes results.json, predictions.jsonl and report.html to --out. Kill it and run it again: it goes on where it was.
+Writes results.json, predictions.jsonl and report.html to --out. Every record of the benchmarks is read before the
+checkpoint is restored; one with faults is left out, all are in OUT/faults.jsonl, and the exit status is 1.
+Kill it and run it again: it goes on where it was.
 
 Several processes share the work as --share=0/4, --share=1/4 ...; the one that ends last writes the results.
 
@@ -20,18 +22,17 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from absl import app, flags, logging
-from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from data_pipelines.records import DatasetError, RecordSource
 from nvlm_jax.config import ConfigError
-from nvlm_jax.evaluation import embedded, report, results, session, subject, watch
+from nvlm_jax.evaluation import check, embedded, report, results, session, subject, watch
 from nvlm_jax.evaluation.benchmark import Benchmark
 from nvlm_jax.evaluation.benchmarks import registry
 from nvlm_jax.evaluation.files import BenchmarkError
@@ -40,6 +41,7 @@ from nvlm_jax.evaluation.judge import Judge, JudgeError
 from nvlm_jax.evaluation.question import Question
 from nvlm_jax.evaluation.runner import IMAGE_VIEWS, PromptsChanged
 from nvlm_jax.inputs.errors import BadSample
+from nvlm_jax.terminal import print_tables
 from nvlm_jax.training.checkpoints import CheckpointError
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a workdir, one step of it, or an HF directory", required=True)
@@ -82,12 +84,16 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--watch: one process does it alone; leave out --share")
     logging.set_verbosity(logging.WARNING)  # of Orbax
     try:
+        plans, faulty = make_plans()
+        one = functools.partial(run, plans, faulty)
         if WATCH.value:
-            watch.watch(pathlib.Path(CHECKPOINT.value), pathlib.Path(OUT.value), run, POLL.value)
+            watch.watch(pathlib.Path(CHECKPOINT.value), pathlib.Path(OUT.value), one, POLL.value)
         else:
-            run(STEP.value, pathlib.Path(OUT.value))
+            one(STEP.value, pathlib.Path(OUT.value))
     except FAILURES as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    if damaged := [name for name, checked in faulty.items() if is_fault(checked)]:
+        sys.exit(f"left out for the faults of their files: {', '.join(damaged)}")
 
 
 def available() -> dict[str, Benchmark]:
@@ -97,9 +103,12 @@ def available() -> dict[str, Benchmark]:
 
 def load_embedded(data: pathlib.Path) -> Iterator[Question]:
     """The held-out pages and text-only questions; --limit samples of each dataset."""
-    sources = [RecordSource(data / name) for name in EMBEDDED.value]
-    samples = (s[i] for s in sources for i in range(min(len(s), LIMIT.value or len(s))))
-    return embedded.questions(samples)
+    try:
+        sources = [RecordSource(data / name) for name in EMBEDDED.value]
+        samples = (s[i] for s in sources for i in range(min(len(s), LIMIT.value or len(s))))
+        yield from embedded.questions(samples)
+    except (DatasetError, ValueError) as error:
+        raise BenchmarkError(str(error)) from error
 
 
 def share_of(text: str) -> tuple[int, int]:
@@ -110,9 +119,10 @@ def share_of(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def run(step: int | None, out: pathlib.Path) -> Mapping[str, Any] | None:
+def run(
+    plans: Sequence[session.Plan], faulty: Mapping[str, check.Checked], step: int | None, out: pathlib.Path
+) -> Mapping[str, Any] | None:
     """Evaluate one checkpoint; what results.json holds, or None if other processes have yet to end."""
-    plans, missing = make_plans()
     backbone = results.read(pathlib.Path(BACKBONE.value))[0]["scores"] if BACKBONE.value else None
     judge = None
     if JUDGE.value:
@@ -126,37 +136,52 @@ def run(step: int | None, out: pathlib.Path) -> Mapping[str, Any] | None:
     with Progress(*columns) as bar:
         tasks = {plan.benchmark.name: bar.add_task(plan.benchmark.name, total=None) for plan in plans}
         advance = functools.partial(_advance, bar, tasks)
+        missing = {name: checked.reason for name, checked in faulty.items()}
         summary = session.evaluate(out, restored, plans, settings, missing, advance)
     if summary is None:
         print(f"share {SHARE.value} is done; the process that ends last writes {out / results.RESULTS}")
         return None
     entry = report.load_run(out, f"NVLM-{restored.arch.upper()}", restored.workdir)
     report.write_report(out / "report.html", [entry], f"{restored.name}: {', '.join(summary['benchmarks'])}")
-    Console().print(table(summary))
+    print_tables(table(summary, {name: c for name, c in faulty.items() if is_fault(c)}))
     print(out / "report.html")
     return summary
 
 
-def make_plans() -> tuple[list[session.Plan], dict[str, str]]:
-    """Plans of what --benchmarks names; `all` leaves out what --data does not have."""
-    known, everything = available(), "all" in ASKED.value
-    names = list(registry()) if everything else list(dict.fromkeys(ASKED.value))
-    data = pathlib.Path(DATA.value)
-    plans, missing = [], {}
-    if "embedded" in ASKED.value:
-        names = [name for name in names if name != "embedded"]
-        plans, _ = session.make_plans([known["embedded"]], data, max_new_tokens=TOKENS.value)
-    if names:
-        chosen = [known[name] for name in names]
-        more, missing = session.make_plans(chosen, data, RULES.value, LIMIT.value, TOKENS.value, everything)
-        plans += more
-    for name, reason in missing.items():
-        print(f"left out {name}: {reason.splitlines()[0]}")
-    return plans, missing
+def make_plans() -> tuple[list[session.Plan], dict[str, check.Checked]]:
+    """Plans of what --benchmarks names, each read whole, and what is wrong with those that are left out.
+
+    All faults go to OUT/faults.jsonl, the first ones to the terminal.
+
+    Raises:
+        BenchmarkError: nothing is left.
+    """
+    known, data, out = available(), pathlib.Path(DATA.value), pathlib.Path(OUT.value)
+    names = list(registry()) if "all" in ASKED.value else [name for name in ASKED.value if name != "embedded"]
+    plans: list[session.Plan] = []
+    faulty: dict[str, check.Checked] = {}
+    if "embedded" in ASKED.value:  # its --limit counts samples
+        plans, faulty = session.checked_plans([known["embedded"]], data, max_new_tokens=TOKENS.value)
+    chosen = [known[name] for name in dict.fromkeys(names)]
+    more, others = session.checked_plans(chosen, data, RULES.value, LIMIT.value, TOKENS.value)
+    plans, faulty = [*plans, *more], faulty | others
+    path = check.write_faults(out, {name: checked for name, checked in faulty.items() if is_fault(checked)})
+    if not plans:
+        raise BenchmarkError("no benchmark can be read:\n" + "\n".join(checked.reason for checked in faulty.values()))
+    for name, checked in faulty.items():
+        print(f"left out {name}: {checked.reason if is_fault(checked) else checked.brief}")
+    if path:
+        print(f"all faults: {path}")
+    return plans, faulty
 
 
-def table(summary: Mapping[str, Any]) -> Table:
-    """A row for each benchmark, beside the paper's numbers for the architecture."""
+def is_fault(checked: check.Checked) -> bool:
+    """Whether a benchmark was named and cannot be asked; of `all`, those without files were not named."""
+    return not (checked.missing and "all" in ASKED.value)
+
+
+def table(summary: Mapping[str, Any], faulty: Mapping[str, check.Checked]) -> Table:
+    """A row for each benchmark, beside the paper's numbers for the architecture; those left out at the end."""
     models = list(dict.fromkeys(model for entry in summary["scores"].values() for model in entry["paper"]))
     shown = Table(title=f"{summary['name']}, step {summary['step']}")
     for name in ("benchmark", "score", "95 % interval", *models, "items", "unparsed", "cut", "items/s"):
@@ -167,6 +192,9 @@ def table(summary: Mapping[str, Any]) -> Table:
         numbers = [str(entry["paper"].get(model, "–")) for model in models]
         counts = [str(entry[key]) for key in ("items", "unparsed", "cut")]
         shown.add_row(entry["title"], score, bounds, *numbers, *counts, f"{entry['items_per_second'] or 0:.1f}")
+    for name, checked in faulty.items():
+        count = len(checked.faults)
+        shown.add_row(available()[name].title, f"left out, {count:,} fault{'s' * (count > 1)}")
     return shown
 
 

@@ -21,6 +21,7 @@ class Question:
     messages: tuple[Message, ...]  # the prompt: ends with the user's turn
     images: tuple[ImageSource, ...]  # one for each placeholder in the messages
     answer: Any  # JSON: what the benchmark's score needs, such as one text, or a dict of options and letter
+    where: str = ""  # file and record that it was read from, for messages
 
     @property
     def text(self) -> str:

@@ -21,6 +21,7 @@ import jax
 
 from nvlm_jax.evaluation import pages, results
 from nvlm_jax.evaluation.benchmark import Benchmark
+from nvlm_jax.evaluation.check import Checked, check
 from nvlm_jax.evaluation.examples import Examples
 from nvlm_jax.evaluation.files import BenchmarkError
 from nvlm_jax.evaluation.journal import Journal
@@ -68,7 +69,7 @@ def make_plans(
     max_new_tokens: int = 0,
     skip_missing: bool = False,
 ) -> tuple[list[Plan], dict[str, str]]:
-    """Plans for benchmarks whose files are there; the first question of each is read, so that errors come early.
+    """Plans for benchmarks whose files are there and without fault; every record of each is read for that.
 
     Args:
         benchmarks: in the order in which they are asked.
@@ -76,7 +77,8 @@ def make_plans(
         rules: "default", or "paper" for those of the paper's evaluator where it has its own.
         limit: questions of each; 0 = all.
         max_new_tokens: of each answer; 0 = each benchmark's own limit.
-        skip_missing: leave out benchmarks that cannot be read instead of raising.
+        skip_missing: leave out benchmarks that cannot be read instead of raising. `checked_plans` leaves them out and
+            says more of them.
 
     Returns:
         The plans, and benchmark -> why it was left out.
@@ -84,22 +86,32 @@ def make_plans(
     Raises:
         BenchmarkError: files that are missing or damaged; or none of the benchmarks can be read.
     """
-    plans, missing = [], {}
-    for benchmark in benchmarks:
-        rule = benchmark.paper_rule if rules == "paper" and benchmark.paper_rule else benchmark.rule
-        plan = Plan(benchmark, data, rule, max_new_tokens or benchmark.max_new_tokens, limit)
-        try:
-            if next(plan.questions(), None) is None:
-                raise BenchmarkError(f"{benchmark.name}: no question in its files below {data}")
-        except BenchmarkError as error:
-            if not skip_missing:
-                raise
-            missing[benchmark.name] = str(error)
-        else:
-            plans.append(plan)
+    plans, faulty = checked_plans(benchmarks, data, rules, limit, max_new_tokens)
+    missing = {name: checked.reason for name, checked in faulty.items()}
+    if missing and not skip_missing:
+        raise BenchmarkError("\n".join(missing.values()))
     if not plans:
         raise BenchmarkError("no benchmark can be read:\n" + "\n".join(missing.values()))
     return plans, missing
+
+
+def checked_plans(
+    benchmarks: Sequence[Benchmark],
+    data: pathlib.Path,
+    rules: str = "default",
+    limit: int = 0,
+    max_new_tokens: int = 0,
+) -> tuple[list[Plan], dict[str, Checked]]:
+    """As `make_plans`, but nothing is raised: the plans, and benchmark -> all that is wrong with its files."""
+    plans, faulty = [], {}
+    for benchmark in benchmarks:
+        rule = benchmark.paper_rule if rules == "paper" and benchmark.paper_rule else benchmark.rule
+        checked = check(benchmark, data)
+        if checked.faults:
+            faulty[benchmark.name] = checked
+        else:
+            plans.append(Plan(benchmark, data, rule, max_new_tokens or benchmark.max_new_tokens, limit))
+    return plans, faulty
 
 
 def evaluate(

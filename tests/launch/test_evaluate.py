@@ -141,6 +141,31 @@ def test_a_checkpoint_of_eight_devices_answers_alike_on_one_two_and_four(tmp_pat
     assert len(answers[0]) == 6 and len({tuple(ids) for _, ids in answers[0]}) > 1
 
 
+@pytest.mark.slow
+def test_a_damaged_benchmark_is_left_out_and_the_others_are_done(tmp_path):
+    save_checkpoint(tmp_path / "run")
+    for name in ("gsm8k", "ocrbench", "docvqa"):
+        miniature.write(tmp_path / "data", name, "challenge" if name == "docvqa" else None)
+    for number in (1, 4):
+        (tmp_path / f"data/docvqa/documents/xnbl0037_{number}.png").unlink()
+    flags = [f"--checkpoint={tmp_path}/run", f"--data={tmp_path}/data", f"--out={tmp_path}/out", "--max_new_tokens=3"]
+    done = command("launch.evaluate", *flags, "--benchmarks=gsm8k,docvqa,ocrbench", env={"COLUMNS": "30"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1] == "left out for the faults of their files: docvqa"
+    assert "data[1]: its image" in done.stdout and "data[4]: its image" in done.stdout
+    assert f"all faults: {tmp_path}/out/faults.jsonl" in done.stdout
+    assert "left out, 2 faults" in done.stdout and "…" not in done.stdout and "items/s" in done.stdout
+    assert len((tmp_path / "out/faults.jsonl").read_text().splitlines()) == 2
+    summary = json.loads((tmp_path / "out/results.json").read_text())
+    assert list(summary["scores"]) == ["gsm8k", "ocrbench"] and "data[4]: its image" in summary["missing"]["docvqa"]
+
+    status, output = run(*flags, "--benchmarks=all")  # those that are not there were not asked for
+    assert status == 1 and f"left out textvqa: textvqa: no files in {tmp_path}/data\n" in output
+    miniature.write(tmp_path / "data", "docvqa", "challenge")
+    status, output = run(*flags, "--benchmarks=all")
+    assert status == 0 and "faults" not in output and not (tmp_path / "out/faults.jsonl").exists()
+
+
 MISTAKES = [
     (["--benchmarks=embeded"], "--benchmarks: no embeded; there are embedded, ai2d, "),
     (["--share=2/2"], "--share: '2/2'; expected I/N with I from 0 to N - 1"),

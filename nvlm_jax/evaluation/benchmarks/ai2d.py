@@ -11,7 +11,7 @@ import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics, vlmevalkit
 from nvlm_jax.evaluation.benchmark import LETTER, Benchmark, Scored, ask, options_of, options_text
 from nvlm_jax.evaluation.question import Question
 
@@ -31,26 +31,32 @@ def load(data: pathlib.Path, name: str) -> Iterator[Question]:
 
 def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
     """`answer` is the index of the right option."""
-    number = 0
-    for path in paths:
-        for row in files.read_parquet(path, ("question", "options", "answer", "image")):
-            where = f"{path}, row {number}"
-            if not str(row["answer"]).isdigit() or not 0 <= int(row["answer"]) < len(row["options"]):
-                options = len(row["options"])
-                raise files.BenchmarkError(f"{where}: answer {row['answer']!r} is no index of {options} options")
-            letter = chr(ord("A") + int(row["answer"]))
-            yield _question(str(number), row["question"], files.picture(row["image"], where), row["options"], letter)
-            number += 1
+    columns = ("question", "options", "answer", "image")
+    return files.each(files.chained(files.read_parquet(path, columns) for path in paths), _from_parquet)
+
+
+def _from_parquet(number: int, row: files.Record) -> Question:
+    options = cells.listed(row["options"], row.where, "options")
+    if not str(row["answer"]).isdigit() or not 0 <= int(row["answer"]) < len(options):
+        raise files.BenchmarkError(f"{row.where}: answer {row['answer']!r} is no index of {len(options)} options")
+    letter = chr(ord("A") + int(row["answer"]))
+    return _question(str(number), row, files.picture(row["image"], row.where), options, letter)
 
 
 def from_vlmevalkit(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for index, row, images in files.read_vlmevalkit(paths[0], ("question", "A", "B", "answer")):
-        yield _question(index, row["question"], images[0], options_of(row), row["answer"])
+    return files.each(vlmevalkit.read_vlmevalkit(paths[0], ("question", "A", "B", "answer")), _from_vlmevalkit)
 
 
-def _question(id: str, text: str, image: bytes, options: list[str], letter: str) -> Question:
+def _from_vlmevalkit(_: int, row: files.Record) -> Question:
+    options = options_of(row)
+    letter = cells.letter_of(row["answer"], row.where, "ABCDEFGHIJ"[: len(options)])
+    return _question(row["index"], row, row["images"][0], options, letter)
+
+
+def _question(id: str, row: files.Record, image: bytes, options: list[str], letter: str) -> Question:
+    text = cells.text_of(row["question"], row.where, "question")
     text = f"{text}\n{options_text(options)}\n{LETTER}"
-    return ask(id, text, (image,), {"letter": letter, "options": [str(option) for option in options]})
+    return ask(id, text, (image,), {"letter": letter, "options": options})
 
 
 def score(question: Question, output: str, rule: str) -> Scored:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics, vlmevalkit
 from nvlm_jax.evaluation.benchmark import SHORT, Benchmark, Scored, ask
 from nvlm_jax.evaluation.question import Question
 
@@ -30,20 +30,19 @@ def load(data: pathlib.Path) -> Iterator[Question]:
 
 def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
     """Columns type, question, answer, image (lmms-lab); or query, label, human_or_machine, image (HuggingFaceM4)."""
-    number = 0
-    for path in paths:
-        optional = ("type", "question", "answer", "query", "label", "human_or_machine")
-        for row in files.read_parquet(path, ("image",), optional):
-            where = f"{path}, row {number}"
-            if "query" in row:
-                row = files.checked(row, ("query", "label", "human_or_machine"), where)
-                part = PARTS[0] if row["human_or_machine"] in (0, "human") else PARTS[1]
-                text, answer = row["query"], row["label"]
-            else:
-                row = files.checked(row, ("type", "question", "answer"), where)
-                part, text, answer = _part(row["type"], where), row["question"], row["answer"]
-            yield _question(f"{number}", text, files.picture(row["image"], where), answer, part, where)
-            number += 1
+    optional = ("type", "question", "answer", "query", "label", "human_or_machine")
+    return files.each(files.chained(files.read_parquet(path, ("image",), optional) for path in paths), _from_parquet)
+
+
+def _from_parquet(number: int, row: files.Record) -> Question:
+    if "query" in row:
+        files.checked(row, ("query", "label", "human_or_machine"), row.where)
+        part = PARTS[0] if row["human_or_machine"] in (0, "human") else PARTS[1]
+        text, answer = row["query"], row["label"]
+    else:
+        files.checked(row, ("type", "question", "answer"), row.where)
+        part, text, answer = _part(row["type"], row.where), row["question"], row["answer"]
+    return _question(f"{number}", text, files.picture(row["image"], row.where), answer, part, row.where)
 
 
 def from_json(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
@@ -51,32 +50,45 @@ def from_json(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
         raise files.BenchmarkError(
             f"{paths[0].parent}: has {', '.join(p.name for p in paths)}; expected test_human.json, test_augmented.json"
         )
-    for path in paths:
-        part = _part(path.stem, str(path))
-        for number, row in enumerate(files.read_json(path)):
-            where = f"{path}, [{number}]"
-            row = files.checked(row, ("imgname", "query", "label"), where)
-            image = files.picture_file(path.parent / "png" / row["imgname"], where)
-            yield _question(f"{part}-{number}", row["query"], image, row["label"], part, where)
+    return files.chained(_from_json(path) for path in paths)
+
+
+def _from_json(path: pathlib.Path) -> Iterator[Question]:
+    part = _part(path.stem, str(path))
+
+    def question(number: int, row: files.Record) -> Question:
+        image = files.picture_file(path.parent / "png" / row["imgname"], row.where)
+        return _question(f"{part}-{number}", row["query"], image, row["label"], part, row.where)
+
+    return files.each(files.read_records(path, ("imgname", "query", "label")), question)
 
 
 def from_vlmevalkit(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for index, row, images in files.read_vlmevalkit(paths[0], ("question", "answer", "split")):
-        where = f"{paths[0]}, index {index}"
-        yield _question(index, row["question"], images[0], row["answer"], _part(row["split"], where), where)
+    return files.each(vlmevalkit.read_vlmevalkit(paths[0], ("question", "answer", "split")), _from_vlmevalkit)
 
 
-def _part(name: str, where: str) -> str:
+def _from_vlmevalkit(_: int, row: files.Record) -> Question:
+    part = _part(row["split"], row.where)
+    return _question(row["index"], row["question"], row["images"][0], row["answer"], part, row.where)
+
+
+def _part(name: object, where: str) -> str:
     """`test_human`, `human_test`, `test_augmented` ... -> human or augmented."""
-    part = next((part for part in PARTS if part in name), None)
+    part = next((part for part in PARTS if part in str(name)), None)
     if part is None:
         raise files.BenchmarkError(f"{where}: {name!r} is of neither human nor augmented questions")
     return part
 
 
-def _question(id: str, text: str, image: bytes | pathlib.Path, answer: object, part: str, where: str) -> Question:
-    answer = str(files.listed(answer, where)[0])
-    return ask(id, f"{text}\n{SHORT}", (image,), answer, part=part)
+def _question(id: str, text: object, image: bytes | pathlib.Path, answer: object, part: str, where: str) -> Question:
+    text = cells.text_of(text, where, "question")
+    return ask(id, f"{text}\n{SHORT}", (image,), _answer(answer, where), part=part)
+
+
+def _answer(label: object, where: str) -> str:
+    """The label as the authors write it, "[2017, 2023]" too; HuggingFaceM4 puts it into a list of one."""
+    texts = cells.texts_of(label, where, "label")
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
 
 
 def score(question: Question, output: str, rule: str) -> Scored:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics, vlmevalkit
 from nvlm_jax.evaluation.benchmark import SHORT_OR_NUMBER, Benchmark, Scored, ask
 from nvlm_jax.evaluation.question import Prediction, Question
 
@@ -21,46 +21,64 @@ DOWNLOAD = "hf download lmms-lab/DocVQA --repo-type dataset --include 'DocVQA/*'
 def load(data: pathlib.Path, split: str) -> Iterator[Question]:
     """`split` is val or test."""
     names = {"val": "validation", "test": "test"}
+    parquet, challenge, vlmeval = (
+        functools.partial(read, split=split) for read in (from_parquet, from_challenge, from_vlmevalkit)
+    )
     layouts = (
-        files.Layout(f"DocVQA/{names[split]}-*.parquet", from_parquet),
-        files.Layout(f"{names[split]}-*.parquet", from_parquet),
-        files.Layout(f"{split}_v1.0*.json", from_challenge),
-        files.Layout(f"spdocvqa_qas/{split}_v1.0*.json", from_challenge),
-        files.Layout(f"DocVQA_{split.upper()}.tsv", from_vlmevalkit),
+        files.Layout(f"DocVQA/{names[split]}-*.parquet", parquet),
+        files.Layout(f"{names[split]}-*.parquet", parquet),
+        files.Layout(f"{split}_v1.0*.json", challenge),
+        files.Layout(f"spdocvqa_qas/{split}_v1.0*.json", challenge),
+        files.Layout(f"DocVQA_{split.upper()}.tsv", vlmeval),
     )
     return files.locate(data, f"docvqa {split}", ("docvqa", "spdocvqa"), layouts, DOWNLOAD)
 
 
-def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for path in paths:
-        for row in files.read_parquet(path, ("questionId", "question", "image", "docId"), ("answers",)):
-            where = f"{path}, question {row['questionId']}"
-            image = files.picture(row["image"], where)
-            yield _question(row["questionId"], row["question"], image, row.get("answers"), row["docId"])
+def from_parquet(paths: Sequence[pathlib.Path], split: str) -> Iterator[Question]:
+    def question(_: int, row: files.Record) -> Question:
+        image = files.picture(row["image"], row.where)
+        return _question(row["questionId"], row, image, row["docId"], _answers(row, "answers", split))
+
+    columns = ("questionId", "question", "image", "docId")
+    return files.each(files.chained(files.read_parquet(path, columns, ("answers",)) for path in paths), question)
 
 
-def from_challenge(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
+def from_challenge(paths: Sequence[pathlib.Path], split: str) -> Iterator[Question]:
     """The newest annotation file; images lie at their `image` path, documents/... ."""
     path = paths[-1]
-    content = files.checked(files.read_json(path), ("data",), str(path))
-    for number, row in enumerate(content["data"]):
-        where = f"{path}, data[{number}]"
-        row = files.checked(row, ("questionId", "question", "image"), where)
-        folders = (path.parent, path.parent / "spdocvqa_images", path.parent.parent)
+    folders = (path.parent, path.parent / "spdocvqa_images", path.parent.parent)
+
+    def question(_: int, row: files.Record) -> Question:
         places = [folder / name for folder in folders for name in (row["image"], pathlib.Path(row["image"]).name)]
         image = next((place for place in places if place.is_file()), places[0])
-        image = files.picture_file(image, where)
-        yield _question(row["questionId"], row["question"], image, row.get("answers"), row.get("docId", row["image"]))
+        image = files.picture_file(image, row.where)
+        page = row.get("docId", row["image"])
+        return _question(row["questionId"], row, image, page, _answers(row, "answers", split))
+
+    return files.each(files.read_records(path, ("questionId", "question", "image"), "data"), question)
 
 
-def from_vlmevalkit(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for index, row, images in files.read_vlmevalkit(paths[0], ("question",)):
-        answers = files.listed(row["answer"], f"{paths[0]}, index {index}") if row.get("answer") else None
-        yield _question(index, row["question"], images[0], answers, index)
+def from_vlmevalkit(paths: Sequence[pathlib.Path], split: str) -> Iterator[Question]:
+    def question(_: int, row: files.Record) -> Question:
+        answers = _answers(row, "answer", split, cells.texts_in)
+        return _question(row["index"], row, row["images"][0], row["index"], answers)
+
+    return files.each(vlmevalkit.read_vlmevalkit(paths[0], ("question",)), question)
 
 
-def _question(id: object, text: str, image: bytes | pathlib.Path, answers: list | None, page: object) -> Question:
-    answers = [str(answer) for answer in answers] if answers else None
+def _answers(
+    row: files.Record, key: str, split: str, read: Callable[..., list[str]] = cells.texts_of
+) -> list[str] | None:
+    """The accepted answers; None for the test set's, which are not public."""
+    if split == "test" and not row.get(key):
+        return None
+    return read(row.get(key), row.where, key)
+
+
+def _question(
+    id: object, row: files.Record, image: bytes | pathlib.Path, page: object, answers: list[str] | None
+) -> Question:
+    text = cells.text_of(row["question"], row.where, "question")
     return ask(str(id), f"{text}\n{SHORT_OR_NUMBER}", (image,), answers, sample=str(page))
 
 

@@ -6,14 +6,16 @@ Published as openai/gsm8k (Parquet) and by its authors (grade_school_math/data/t
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics
 from nvlm_jax.evaluation.benchmark import Benchmark, Scored, ask
 from nvlm_jax.evaluation.question import Question
 
 DOWNLOAD = "hf download openai/gsm8k --repo-type dataset --local-dir DATA/gsm8k"
 INSTRUCTION = 'Solve it step by step, then write the answer as a number after "#### " on the last line.'
+_TRUE_NUMBER = re.compile(r"\s*\$?(-?\$?\d[\d,]*(?:\.\d+)?)")
 
 
 def load(data: pathlib.Path) -> Iterator[Question]:
@@ -27,20 +29,32 @@ def load(data: pathlib.Path) -> Iterator[Question]:
 
 
 def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    rows = (row for path in paths for row in files.read_parquet(path, ("question", "answer")))
-    return _questions(rows, str(paths[0]))
+    return _questions(files.chained(files.read_parquet(path, ("question", "answer")) for path in paths), paths[0])
 
 
 def from_jsonl(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    return _questions(files.read_json_lines(paths[0], ("question", "answer")), str(paths[0]))
+    return _questions(files.read_json_lines(paths[0], ("question", "answer")), paths[0])
 
 
-def _questions(rows: Iterator[files.Row], where: str) -> Iterator[Question]:
-    for number, row in enumerate(rows):
-        _, hashes, answer = row["answer"].rpartition("#### ")
-        if not hashes:
-            raise files.BenchmarkError(f'{where}, row {number}: the solution has no "#### " before its answer')
-        yield ask(str(number), f"{row['question']}\n{INSTRUCTION}", (), answer.strip())
+def _questions(rows: Iterator[files.Record], path: pathlib.Path) -> Iterator[Question]:
+    def question(number: int, row: files.Record) -> Question:
+        where = f"{path}, row {number}"
+        text = cells.text_of(row["question"], where, "question")
+        answer = _true_answer(cells.text_of(row["answer"], where, "answer"), where)
+        return ask(str(number), f"{text}\n{INSTRUCTION}", (), answer)
+
+    return files.each(rows, question)
+
+
+def _true_answer(solution: str, where: str) -> str:
+    """The number behind the last "####" of a solution; what else follows it on the line or below does not count."""
+    _, hashes, rest = solution.rpartition("####")
+    if not hashes:
+        raise files.BenchmarkError(f'{where}: the solution has no "#### " before its answer')
+    number = _TRUE_NUMBER.match(rest)
+    if not number:
+        raise files.BenchmarkError(f'{where}: no number behind "####", but {rest.strip()[:40]!r}')
+    return number[1]
 
 
 def score(question: Question, output: str, rule: str) -> Scored:

@@ -7,18 +7,17 @@ that cannot isolate them, the benchmark refuses before anything is generated.
 from __future__ import annotations
 
 import pathlib
-import re
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, sandbox
+from nvlm_jax.evaluation import cells, files, sandbox
 from nvlm_jax.evaluation.benchmark import Benchmark, Scored, ask
+from nvlm_jax.evaluation.completions import defines, program
 from nvlm_jax.evaluation.question import Question
 
 DOWNLOAD = "hf download openai/openai_humaneval --repo-type dataset --local-dir DATA/humaneval"
 COLUMNS = ("task_id", "prompt", "test", "entry_point")
 INSTRUCTION = "Complete this Python function. Answer with the whole function in one block of code.\n```python\n{}\n```"
 SECONDS = 3.0  # the reference's limit for one program
-_FENCE = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\n(.*?)(?:\n```|\Z)", re.DOTALL | re.IGNORECASE)
 
 
 def load(data: pathlib.Path) -> Iterator[Question]:
@@ -39,32 +38,21 @@ def load(data: pathlib.Path) -> Iterator[Question]:
 
 
 def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for path in paths:
-        yield from map(_question, files.read_parquet(path, COLUMNS))
+    return files.each(files.chained(files.read_parquet(path, COLUMNS) for path in paths), _question)
 
 
 def from_jsonl(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    yield from map(_question, files.read_json_lines(paths[0], COLUMNS))
+    return files.each(files.read_json_lines(paths[0], COLUMNS), _question)
 
 
-def _question(row: files.Row) -> Question:
-    true = {key: row[key] for key in ("prompt", "test", "entry_point")}
-    return ask(row["task_id"], INSTRUCTION.format(row["prompt"].rstrip()), (), true)
-
-
-def program(output: str, prompt: str, entry_point: str) -> str | None:
-    """The definitions to test: the prompt completed by a block of code, or by the output as it is; None if it is empty.
-
-    A block with the whole function stands behind the prompt, whose own definition (a docstring alone) it replaces: so
-    what the prompt imports and defines before it stays.
-    """
-    block = _FENCE.search(output)
-    code = block[1] if block else output.rstrip()
-    if not code.strip():
-        return None
-    if re.search(rf"^[ \t]*def[ \t]+{re.escape(entry_point)}\b", code, re.MULTILINE):
-        return f"{prompt}\n    pass\n\n{code.strip(chr(10))}\n"
-    return prompt + code + "\n"
+def _question(_: int, row: files.Record) -> Question:
+    id, *texts = (cells.text_of(row[key], row.where, key) for key in COLUMNS)
+    true = dict(zip(COLUMNS[1:], texts, strict=True))
+    if not defines(true["prompt"], true["entry_point"]):
+        raise files.BenchmarkError(f"{row.where}: the prompt does not define {true['entry_point']!r}")
+    if not defines(true["test"], "check"):
+        raise files.BenchmarkError(f"{row.where}: the test does not define 'check'")
+    return ask(id, INSTRUCTION.format(true["prompt"].rstrip()), (), true)
 
 
 def score(question: Question, output: str, rule: str) -> Scored:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics
 from nvlm_jax.evaluation.benchmark import Benchmark, Scored, ask
 from nvlm_jax.evaluation.question import Question
 
 DOWNLOAD = "hf download EleutherAI/hendrycks_math --repo-type dataset --local-dir DATA/math"
 DOWNLOAD_500 = "hf download HuggingFaceH4/MATH-500 --repo-type dataset --local-dir DATA/math500"
+SOLVED = ("problem", "solution", "type")  # columns
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
@@ -33,27 +34,40 @@ def load_500(data: pathlib.Path) -> Iterator[Question]:
 
 
 def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for path in paths:
-        for number, row in enumerate(files.read_parquet(path, ("problem", "solution", "type"))):
-            yield _from_solution(f"{path.parent.name}/{number}", row, f"{path}, row {number}")
+    return files.chained(_from_parquet(path) for path in paths)
+
+
+def _from_parquet(path: pathlib.Path) -> Iterator[Question]:
+    rows = files.read_parquet(path, SOLVED)
+    return files.each(rows, lambda number, row: _from_solution(f"{path.parent.name}/{number}", row))
 
 
 def from_json(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for path in paths:
-        row = files.checked(files.read_json(path), ("problem", "solution", "type"), str(path))
-        yield _from_solution(f"{path.parent.name}/{path.stem}", row, str(path))
+    return files.chained(_from_json(path) for path in paths)
+
+
+def _from_json(path: pathlib.Path) -> Iterator[Question]:
+    rows = files.read_object(path, SOLVED)
+    return files.each(rows, lambda _, row: _from_solution(f"{path.parent.name}/{path.stem}", row))
 
 
 def from_jsonl(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for row in files.read_json_lines(paths[0], ("problem", "answer", "subject", "unique_id")):
-        yield ask(row["unique_id"], f"{row['problem']}\n{INSTRUCTION}", (), row["answer"], part=row["subject"])
+    return files.each(files.read_json_lines(paths[0], ("problem", "answer", "subject", "unique_id")), _from_answer)
 
 
-def _from_solution(id: str, row: files.Row, where: str) -> Question:
-    answer = metrics.math_extract(_with_braces(row["solution"]))
+def _from_answer(_: int, row: files.Record) -> Question:
+    problem, answer, subject, id = (
+        cells.text_of(row[key], row.where, key) for key in ("problem", "answer", "subject", "unique_id")
+    )
+    return ask(id, f"{problem}\n{INSTRUCTION}", (), answer, part=subject)
+
+
+def _from_solution(id: str, row: files.Record) -> Question:
+    problem, solution, part = (cells.text_of(row[key], row.where, key) for key in SOLVED)
+    answer = metrics.math_extract(_with_braces(solution))
     if answer is None:
-        raise files.BenchmarkError(f"{where}: the solution has no \\boxed answer")
-    return ask(id, f"{row['problem']}\n{INSTRUCTION}", (), answer, part=row["type"])
+        raise files.BenchmarkError(f"{row.where}: the solution has no \\boxed answer")
+    return ask(id, f"{problem}\n{INSTRUCTION}", (), answer, part=part)
 
 
 def _with_braces(solution: str) -> str:

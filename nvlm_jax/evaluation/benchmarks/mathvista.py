@@ -10,12 +10,14 @@ import pathlib
 import re
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics, vlmevalkit
 from nvlm_jax.evaluation.benchmark import Benchmark, Scored, ask
 from nvlm_jax.evaluation.question import Question
 
 DOWNLOAD = "hf download AI4Math/MathVista --repo-type dataset --include 'data/testmini*' --local-dir DATA/mathvista"
 SYSTEM = "You are math expert. Use your math knowledge to calculate the answer."  # the paper's evaluator's words
+QUESTION_TYPES = ("multi_choice", "free_form")
+ANSWER_TYPES = ("text", "integer", "float", "list")
 _AFTER_CUE = re.compile(r"answer\s*(?:is|:|=)\s*[:\"'*$(]*\s*(.+)", re.IGNORECASE)
 _NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 _LIST = re.compile(r"\[[^\[\]]*\]")
@@ -35,31 +37,54 @@ def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
     columns = (
         "pid", "query", "decoded_image", "choices", "precision", "answer", "question_type", "answer_type", "metadata"
     )  # fmt: skip
-    for path in paths:
-        for row in files.read_parquet(path, columns):
-            image = files.picture(row["decoded_image"], f"{path}, pid {row['pid']}")
-            part = (row["metadata"] or {}).get("task", "")
-            yield _question(row["pid"], row["query"], image, row, row["choices"] or [], part)
+    return files.each(files.chained(files.read_parquet(path, columns) for path in paths), _from_parquet)
+
+
+def _from_parquet(_: int, row: files.Record) -> Question:
+    image = files.picture(row["decoded_image"], row.where)
+    part = (row["metadata"] or {}).get("task", "")
+    choices = cells.listed(row["choices"] or [], row.where, "choices")
+    return _question(str(row["pid"]), row["query"], image, row, choices, part)
 
 
 def from_vlmevalkit(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
     columns = ("question", "answer", "choices", "question_type", "answer_type")
-    for index, row, images in files.read_vlmevalkit(paths[0], columns):
-        choices = files.listed(row["choices"], f"{paths[0]}, index {index}") if row["choices"].strip() else []
-        yield _question(index, row["question"], images[0], row, choices, row.get("task", ""))
+    return files.each(vlmevalkit.read_vlmevalkit(paths[0], columns), _from_vlmevalkit)
 
 
-def _question(id: str, text: str, image: bytes, row: files.Row, choices: list, part: str) -> Question:
+def _from_vlmevalkit(_: int, row: files.Record) -> Question:
+    choices = cells.listed(row["choices"].strip() or [], row.where, "choices")
+    return _question(row["index"], row["question"], row["images"][0], row, choices, row.get("task", ""))
+
+
+def _question(id: str, text: object, image: bytes, row: files.Record, choices: list[str], part: str) -> Question:
     precision = row.get("precision")
     true = {
-        "answer": str(row["answer"]),
+        "answer": cells.text_of(row["answer"], row.where, "answer"),
         "question_type": row["question_type"],
         "answer_type": row["answer_type"],
         # The published number is a float, which no rule can round to.
         "precision": int(float(precision)) if precision not in (None, "") else None,
-        "choices": [str(choice) for choice in choices] or None,
+        "choices": choices or None,
     }
-    return ask(id, text, (image,), true, part=part, system=SYSTEM)
+    _check_answer(true, row.where)
+    return ask(id, cells.text_of(text, row.where, "question"), (image,), true, part=part, system=SYSTEM)
+
+
+def _check_answer(true: dict, where: str) -> None:
+    """Raises BenchmarkError for an answer that no response could equal."""
+    for key, known in (("question_type", QUESTION_TYPES), ("answer_type", ANSWER_TYPES)):
+        if true[key] not in known:
+            raise files.BenchmarkError(f"{where}: {key} is {true[key]!r}; expected one of {', '.join(known)}")
+    if true["question_type"] == "multi_choice":
+        if true["answer"] not in (true["choices"] or ()):
+            raise files.BenchmarkError(f"{where}: answer {true['answer']!r} is none of the choices {true['choices']}")
+    elif true["answer_type"] in ("integer", "float"):
+        try:
+            float(true["answer"])
+        except ValueError:
+            message = f"{where}: answer {true['answer']!r} is no number, as its answer_type says"
+            raise files.BenchmarkError(message) from None
 
 
 def extract(output: str, question: Question) -> str | None:

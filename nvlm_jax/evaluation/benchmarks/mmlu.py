@@ -1,23 +1,27 @@
 """MMLU (Hendrycks et al. 2021), test, 5-shot: 57 subjects, each question after five solved ones of its subject.
 
 Published as cais/mmlu (Parquet: all/, or a folder for each subject) and by its authors (data.tar: test/*_test.csv and
-dev/*_dev.csv without header). The score is the share of all questions, not the mean over subjects.
+dev/*_dev.csv without header; letters for answers). The score is the share of all questions, not the mean over subjects.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics
 from nvlm_jax.evaluation.benchmark import Benchmark, Scored, ask, options_text
 from nvlm_jax.evaluation.question import Question
 
 DOWNLOAD = "hf download cais/mmlu --repo-type dataset --include 'all/*' --local-dir DATA/mmlu"
 SHOTS = 5
 LETTERS = "ABCD"
+
+
+COLUMNS = ("question", *LETTERS, "letter")  # of the authors' tables, which have no header
 
 
 class Row(NamedTuple):
@@ -27,6 +31,7 @@ class Row(NamedTuple):
     text: str
     options: list[str]
     letter: str
+    where: str
 
 
 def load(data: pathlib.Path) -> Iterator[Question]:
@@ -40,48 +45,88 @@ def load(data: pathlib.Path) -> Iterator[Question]:
 
 
 def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for path in paths:
-        dev = sorted(path.parent.glob("dev-*.parquet"))
-        if not dev:
-            raise files.BenchmarkError(f"{path.parent / 'dev-*.parquet'}: is missing; it has the solved questions")
-        yield from _questions(_parquet_rows([path]), _parquet_rows(dev), str(path))
+    return files.chained(_questions(path, path.parent, "dev-*.parquet", _parquet_rows) for path in paths)
 
 
-def _parquet_rows(paths: Sequence[pathlib.Path]) -> Iterator[Row]:
-    for path in paths:
-        for row in files.read_parquet(path, ("question", "subject", "choices", "answer")):
-            # Folders of single subjects leave the column empty.
-            yield Row(row["subject"] or path.parent.name, row["question"], row["choices"], LETTERS[row["answer"]])
+def _parquet_rows(path: pathlib.Path) -> Iterator[files.Record]:
+    return files.read_parquet(path, ("question", "subject", "choices", "answer"))
 
 
 def from_csv(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for path in paths:
-        subject = path.name.removesuffix("_test.csv")
-        dev = path.parent.parent / "dev" / f"{subject}_dev.csv"
-        if not dev.is_file():
-            raise files.BenchmarkError(f"{dev}: is missing; its rows are the solved questions of {subject}")
-        yield from _questions(_csv_rows(path, subject), _csv_rows(dev, subject), str(path))
+    """The authors' tables, or ones with a header that name their columns and may give indices for letters."""
+    solved = ((path, path.parent.parent / "dev", path.name.replace("_test.csv", "_dev.csv")) for path in paths)
+    return files.chained(_questions(path, folder, name, _csv_rows) for path, folder, name in solved)
 
 
-def _csv_rows(path: pathlib.Path, subject: str) -> Iterator[Row]:
-    for row in files.read_table(path, names=("question", *LETTERS, "answer")):
-        yield Row(subject, row["question"], [row[letter] for letter in LETTERS], row["answer"])
+def _csv_rows(path: pathlib.Path) -> Iterator[files.Record]:
+    header = {cell.strip().lower() for cell in files.first_cells(path)} >= {"question", "answer"}
+    return files.read_table(path, names=() if header else COLUMNS)
 
 
-def _questions(rows: Iterator[Row], solved: Iterator[Row], where: str) -> Iterator[Question]:
+@files.resumable
+def _questions(
+    path: pathlib.Path, folder: pathlib.Path, name: str, read: Callable[[pathlib.Path], Iterator[files.Record]]
+) -> Iterator[Question | files.BenchmarkError]:
+    """The questions of a file, each asked after solved ones of the files `name` in `folder`."""
+    solved = sorted(folder.glob(name)) if folder.is_dir() else []
+    if not solved:
+        yield files.BenchmarkError(f"{folder / name}: is missing; it has the solved questions of {path}")
+        return
     shots: dict[str, list[Row]] = defaultdict(list)
-    for row in solved:
-        shots[row.subject].append(row)
+    for row in _rows(files.chained(read(file) for file in solved), path):
+        if isinstance(row, files.BenchmarkError):
+            yield row
+        else:
+            shots[row.subject].append(row)
     counts: dict[str, int] = defaultdict(int)
-    for row in rows:
-        if len(shots[row.subject]) < SHOTS:
-            raise files.BenchmarkError(
-                f"{where}: {row.subject} has {len(shots[row.subject])} solved questions beside it; expected {SHOTS}"
-            )
+    for row in _rows(read(path), path):
+        if isinstance(row, files.BenchmarkError):
+            yield row
+            continue
         number = counts[row.subject]
         counts[row.subject] += 1
-        true = {"letter": row.letter, "options": [str(option) for option in row.options]}
-        yield ask(f"{row.subject}/{number}", prompt(row, shots[row.subject][:SHOTS]), (), true, part=row.subject)
+        if len(shots[row.subject]) >= SHOTS:
+            yield _question(row, number, shots[row.subject][:SHOTS])
+        elif number == 0:
+            has = f"{row.subject} has {len(shots[row.subject])} solved questions beside it"
+            yield files.BenchmarkError(f"{path}: {has}; expected {SHOTS}")
+
+
+def _rows(records: Iterator[files.Record], path: pathlib.Path) -> Iterator[Row | files.BenchmarkError]:
+    for record in files.outcomes(records):
+        try:
+            yield record if isinstance(record, files.BenchmarkError) else _row(record, path)
+        except files.BenchmarkError as error:
+            yield error
+
+
+def _row(record: files.Record, path: pathlib.Path) -> Row:
+    where = record.where
+    cell = {str(name).strip().lower(): value for name, value in record.items()}
+    # In cais/mmlu a folder of a single subject leaves the column empty; a table is of the subject that names it.
+    subject = path.name.removesuffix("_test.csv") if path.suffix == ".csv" else cell["subject"] or path.parent.name
+    if "choices" in cell:
+        options = cells.listed(cell["choices"], where, "choices")
+    else:
+        options = [str(files.checked(cell, [letter], where)[letter]) for letter in LETTERS.lower()]
+    if len(options) != len(LETTERS):
+        raise files.BenchmarkError(f"{where}: {len(options)} choices; expected {len(LETTERS)}")
+    text = cells.text_of(files.checked(cell, ("question",), where)["question"], where, "question")
+    return Row(subject, text, options, _letter(cell, where), where)
+
+
+def _letter(cell: dict[str, object], where: str) -> str:
+    """The right option's letter; a file that names its columns may give its index, from 0."""
+    if "letter" in cell:
+        return cells.letter_of(cell["letter"], where, LETTERS)
+    answer = str(cell["answer"]).strip()
+    return LETTERS[int(answer)] if answer in ("0", "1", "2", "3") else cells.letter_of(answer, where, LETTERS)
+
+
+def _question(row: Row, number: int, shots: Sequence[Row]) -> Question:
+    true = {"letter": row.letter, "options": row.options}
+    question = ask(f"{row.subject}/{number}", prompt(row, shots), (), true, part=row.subject)
+    return dataclasses.replace(question, where=row.where)
 
 
 def prompt(row: Row, shots: Sequence[Row]) -> str:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
+import string
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics, vlmevalkit
 from nvlm_jax.evaluation.benchmark import LETTER, SHORT, Benchmark, Scored, ask, options_of, options_text
 from nvlm_jax.evaluation.question import Question
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message
 
 DOWNLOAD = "hf download MMMU/MMMU --repo-type dataset --include '*/validation*' --local-dir DATA/mmmu"
+QUESTION_TYPES = ("multiple-choice", "open")
 SYSTEM = "Answer the questions."
 IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 _NAMED = re.compile(r"<image (\d)>")
@@ -31,37 +33,60 @@ def load(data: pathlib.Path) -> Iterator[Question]:
 
 
 def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for path in paths:
-        columns = ("id", "question", "options", "answer", "question_type", *IMAGES)
-        for row in files.read_parquet(path, columns):
-            where = f"{path}, {row['id']}"
-            images = {int(name[-1]): files.picture(row[name], where) for name in IMAGES if row[name]}
-            options = files.listed(row["options"], where) if row["question_type"] == "multiple-choice" else []
-            answer = row["answer"] if options else files.listed(row["answer"], where)
-            yield _question(row["id"], row["question"], options, answer, images, path.parent.name, where)
+    return files.chained(_from_parquet(path) for path in paths)
+
+
+def _from_parquet(path: pathlib.Path) -> Iterator[Question]:
+    def question(_: int, row: files.Record) -> Question:
+        row.where = f"{path}, {row['id']}"
+        if row["question_type"] not in QUESTION_TYPES:
+            expected = " or ".join(QUESTION_TYPES)
+            raise files.BenchmarkError(f"{row.where}: question_type is {row['question_type']!r}; expected {expected}")
+        images = {int(name[-1]): files.picture(row[name], row.where) for name in IMAGES if row[name]}
+        choice = row["question_type"] == QUESTION_TYPES[0]
+        options = cells.listed(row["options"], row.where, "options") if choice else []
+        if choice and not options:
+            raise files.BenchmarkError(f"{row.where}: has no options")
+        return _question(row["id"], row, options, images, path.parent.name)
+
+    columns = ("id", "question", "options", "answer", "question_type", *IMAGES)
+    return files.each(files.read_parquet(path, columns), question)
 
 
 def from_vlmevalkit(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
     """Rows of the split `validation`."""
-    for index, row, pictures in files.read_vlmevalkit(paths[0], ("question", "answer", "category", "split")):
-        if row["split"] != "validation":
-            continue
-        where, options = f"{paths[0]}, index {index}", options_of(row)
-        answer = row["answer"] if options else files.listed(row["answer"], where)
-        images = dict(enumerate(pictures, 1))
-        yield _question(row.get("id") or index, row["question"], options, answer, images, row["category"], where)
+    columns = ("question", "answer", "category", "split")
+    return files.each(_validation(vlmevalkit.read_vlmevalkit(paths[0], columns)), _from_vlmevalkit)
 
 
-def _question(
-    id: str, text: str, options: list, answer: object, images: dict[int, bytes], part: str, where: str
-) -> Question:
-    options = [str(option) for option in options]
+@files.resumable
+def _validation(rows: Iterator[files.Record]) -> Iterator[files.Record | files.BenchmarkError]:
+    for row in files.outcomes(rows):
+        if isinstance(row, files.BenchmarkError) or row["split"] == "validation":
+            yield row
+
+
+def _from_vlmevalkit(_: int, row: files.Record) -> Question:
+    images = dict(enumerate(row["images"], 1))
+    return _question(row.get("id") or row["index"], row, options_of(row), images, row["category"])
+
+
+def _question(id: str, row: files.Record, options: list[str], images: dict[int, bytes], part: str) -> Question:
+    text = cells.text_of(row["question"], row.where, "question")
     text = f"{text}\n{options_text(options, '({}) {}')}\n{LETTER}" if options else f"{text}\n{SHORT}"
-    text, order = place_images(text, images, where)
-    question = ask(id, text, (), {"answer": answer, "options": options}, part=part, system=SYSTEM)
+    text, order = place_images(text, images, row.where)
+    true = {"answer": _answer(row["answer"], options, row.where), "options": options}
+    question = ask(id, text, (), true, part=part, system=SYSTEM)
     # `ask` would put the images first; here they stand where the text names them.
     messages = (question.messages[0], Message("user", text))
     return dataclasses.replace(question, messages=messages, images=tuple(images[n] for n in order), kind="content")
+
+
+def _answer(answer: object, options: list[str], where: str) -> str | list[str]:
+    """The letter of the right option, or the texts that an open question accepts."""
+    if options:
+        return cells.letter_of(answer, where, string.ascii_uppercase[: len(options)])
+    return cells.texts_in(answer, where, "answer")
 
 
 def place_images(text: str, images: dict[int, bytes], where: str) -> tuple[str, list[int]]:

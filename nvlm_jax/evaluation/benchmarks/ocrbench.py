@@ -9,7 +9,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics, vlmevalkit
 from nvlm_jax.evaluation.benchmark import Benchmark, Scored, ask
 from nvlm_jax.evaluation.question import Question
 
@@ -41,42 +41,52 @@ def load(data: pathlib.Path) -> Iterator[Question]:
 
 
 def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    number = 0
-    for path in paths:
-        for row in files.read_parquet(path, ("dataset", "question", "question_type", "answer", "image")):
-            where = f"{path}, row {number}"
-            image = files.picture(row["image"], where)
-            facts = (row["answer"], row["question_type"], row["dataset"])
-            yield _question(str(number), row["question"], image, *facts, where)
-            number += 1
+    columns = ("dataset", "question", "question_type", "answer", "image")
+    return files.each(files.chained(files.read_parquet(path, columns) for path in paths), _from_parquet)
+
+
+def _from_parquet(number: int, row: files.Record) -> Question:
+    image = files.picture(row["image"], row.where)
+    answers = cells.texts_of(row["answer"], row.where, "answer")
+    return _question(str(number), row, image, answers, row["question_type"], row["dataset"])
 
 
 def from_json(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
+    """The authors' `id` is that of the part's source and repeats over parts: then the place makes it unique."""
     path = paths[0]
-    for number, row in enumerate(files.read_json(path)):
-        where = f"{path}, [{number}]"
-        row = files.checked(row, ("dataset_name", "type", "question", "answers", "image_path"), where)
+    columns = ("dataset_name", "type", "question", "answers", "image_path")
+    rows = files.read_json(path)
+    rows = rows if isinstance(rows, list) else []  # `read_records` says what is wrong
+    given = [row.get("id", number) if isinstance(row, dict) else number for number, row in enumerate(rows)]
+    ids = cells.unique_ids(given)
+
+    def question(number: int, row: files.Record) -> Question:
         places = [folder / row["image_path"] for folder in (path.parent / "OCRBench_Images", path.parent)]
-        image = files.picture_file(next((place for place in places if place.is_file()), places[0]), where)
-        id = str(row.get("id", number))
-        yield _question(id, row["question"], image, row["answers"], row["type"], row["dataset_name"], where)
+        image = files.picture_file(next((place for place in places if place.is_file()), places[0]), row.where)
+        answers = cells.texts_of(row["answers"], row.where, "answers")
+        return _question(ids[number], row, image, answers, row["type"], row["dataset_name"])
+
+    return files.each(files.read_records(path, columns), question)
 
 
 def from_vlmevalkit(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
+    return files.each(vlmevalkit.read_vlmevalkit(paths[0], ("question", "answer", "category")), _from_vlmevalkit)
+
+
+def _from_vlmevalkit(_: int, row: files.Record) -> Question:
     """These tables do not name the source; it matters for formulas alone."""
-    for index, row, images in files.read_vlmevalkit(paths[0], ("question", "answer", "category")):
-        source = "HME100k" if row["category"] == FORMULAS else ""
-        where = f"{paths[0]}, index {index}"
-        yield _question(index, row["question"], images[0], row["answer"], row["category"], source, where)
+    source = "HME100k" if row["category"] == FORMULAS else ""
+    answers = cells.texts_in(row["answer"], row.where, "answer")
+    return _question(row["index"], row, row["images"][0], answers, row["category"], source)
 
 
 def _question(
-    id: str, text: str, image: bytes | pathlib.Path, answers: object, part: str, source: str, where: str
+    id: str, row: files.Record, image: bytes | pathlib.Path, answers: list[str], part: object, source: str
 ) -> Question:
-    known = next((name for name in PARTS if name.lower() == part.strip().lower()), None)
+    known = next((name for name in PARTS if name.lower() == str(part).strip().lower()), None)
     if known is None:
-        raise files.BenchmarkError(f"{where}: part {part!r} is none of {', '.join(PARTS)}")
-    answers = [str(answer) for answer in files.listed(answers, where)]
+        raise files.BenchmarkError(f"{row.where}: part {part!r} is none of {', '.join(PARTS)}")
+    text = cells.text_of(row["question"], row.where, "question")
     return ask(id, text, (image,), {"references": answers, "dataset": source}, part=known)
 
 

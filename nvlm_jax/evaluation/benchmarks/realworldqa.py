@@ -9,7 +9,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics, vlmevalkit
 from nvlm_jax.evaluation.benchmark import LETTER, Benchmark, Scored, ask, options_of, options_text
 from nvlm_jax.evaluation.question import Question
 
@@ -28,32 +28,37 @@ def load(data: pathlib.Path) -> Iterator[Question]:
 
 def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
     """The question's text says how to answer it."""
-    number = 0
-    for path in paths:
-        for row in files.read_parquet(path, ("image", "question", "answer")):
-            image = files.picture(row["image"], f"{path}, row {number}")
-            yield _question(str(number), row["question"], image, row["answer"])
-            number += 1
+    columns = ("image", "question", "answer")
+    return files.each(files.chained(files.read_parquet(path, columns) for path in paths), _from_parquet)
+
+
+def _from_parquet(number: int, row: files.Record) -> Question:
+    return _question(str(number), row, files.picture(row["image"], row.where))
 
 
 def from_json(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    path = paths[0]
-    for number, row in enumerate(files.read_json(path)):
-        where = f"{path}, [{number}]"
-        row = files.checked(row, ("image", "question", "answer"), where)
-        image = files.picture_file(path.parent / row["image"], where)
-        yield _question(str(number), row["question"], image, row["answer"])
+    folder = paths[0].parent
+
+    def question(number: int, row: files.Record) -> Question:
+        return _question(str(number), row, files.picture_file(folder / row["image"], row.where))
+
+    return files.each(files.read_records(paths[0], ("image", "question", "answer")), question)
 
 
 def from_vlmevalkit(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for index, row, images in files.read_vlmevalkit(paths[0], ("question", "answer")):
-        options = options_of(row)
-        text = f"{row['question']}\n{options_text(options)}\n{LETTER}" if options else row["question"]
-        yield _question(index, text, images[0], row["answer"])
+    return files.each(vlmevalkit.read_vlmevalkit(paths[0], ("question", "answer")), _from_vlmevalkit)
 
 
-def _question(id: str, text: str, image: bytes | pathlib.Path, answer: str) -> Question:
-    answer = str(answer).strip()
+def _from_vlmevalkit(_: int, row: files.Record) -> Question:
+    options = options_of(row)
+    if options:
+        cells.letter_of(row["answer"], row.where, "ABCDEFGHIJ"[: len(options)])
+    return _question(row["index"], row, row["images"][0], f"\n{options_text(options)}\n{LETTER}" if options else "")
+
+
+def _question(id: str, row: files.Record, image: bytes | pathlib.Path, ending: str = "") -> Question:
+    text = cells.text_of(row["question"], row.where, "question") + ending
+    answer = cells.text_of(row["answer"], row.where, "answer").strip()
     return ask(id, text, (image,), answer, part="choice" if answer.upper() in ("A", "B", "C", "D") else "open")
 
 

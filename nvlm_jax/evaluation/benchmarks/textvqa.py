@@ -9,7 +9,7 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics, vlmevalkit
 from nvlm_jax.evaluation.benchmark import SHORT_OR_NUMBER, Benchmark, Scored, ask
 from nvlm_jax.evaluation.question import Question
 
@@ -27,30 +27,41 @@ def load(data: pathlib.Path) -> Iterator[Question]:
 
 
 def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for path in paths:
-        for row in files.read_parquet(path, ("question_id", "image_id", "question", "answers", "image")):
-            image = files.picture(row["image"], f"{path}, question {row['question_id']}")
-            yield _question(row["question_id"], row["question"], image, row["answers"], row["image_id"])
+    columns = ("question_id", "image_id", "question", "answers", "image")
+    return files.each(files.chained(files.read_parquet(path, columns) for path in paths), _from_parquet)
+
+
+def _from_parquet(_: int, row: files.Record) -> Question:
+    image = files.picture(row["image"], row.where)
+    answers = cells.texts_of(row["answers"], row.where, "answers")
+    return _question(row["question_id"], row, image, answers, row["image_id"])
 
 
 def from_json(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
     """The images of val are in the train_images/ of train_val_images.zip."""
-    path = paths[0]
-    for number, row in enumerate(files.checked(files.read_json(path), ("data",), str(path))["data"]):
-        where = f"{path}, data[{number}]"
-        row = files.checked(row, ("question_id", "image_id", "question", "answers"), where)
-        image = files.picture_file(path.parent / "train_images" / f"{row['image_id']}.jpg", where)
-        yield _question(row["question_id"], row["question"], image, row["answers"], row["image_id"])
+    folder = paths[0].parent / "train_images"
+
+    def question(_: int, row: files.Record) -> Question:
+        image = files.picture_file(folder / f"{row['image_id']}.jpg", row.where)
+        answers = cells.texts_of(row["answers"], row.where, "answers")
+        return _question(row["question_id"], row, image, answers, row["image_id"])
+
+    columns = ("question_id", "image_id", "question", "answers")
+    return files.each(files.read_records(paths[0], columns, "data"), question)
 
 
 def from_vlmevalkit(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for index, row, images in files.read_vlmevalkit(paths[0], ("question", "answer")):
-        answers = files.listed(row["answer"], f"{paths[0]}, index {index}")
-        yield _question(index, row["question"], images[0], answers, index)
+    return files.each(vlmevalkit.read_vlmevalkit(paths[0], ("question", "answer")), _from_vlmevalkit)
 
 
-def _question(id: object, text: str, image: bytes | pathlib.Path, answers: list, page: object) -> Question:
-    return ask(str(id), f"{text}\n{SHORT_OR_NUMBER}", (image,), [str(a) for a in answers], sample=str(page))
+def _from_vlmevalkit(_: int, row: files.Record) -> Question:
+    answers = cells.texts_in(row["answer"], row.where, "answer")
+    return _question(row["index"], row, row["images"][0], answers, row["index"])
+
+
+def _question(id: object, row: files.Record, image: bytes | pathlib.Path, answers: list[str], page: object) -> Question:
+    text = cells.text_of(row["question"], row.where, "question")
+    return ask(str(id), f"{text}\n{SHORT_OR_NUMBER}", (image,), answers, sample=str(page))
 
 
 def score(question: Question, output: str, rule: str) -> Scored:

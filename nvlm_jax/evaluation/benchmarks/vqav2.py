@@ -10,7 +10,7 @@ import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import files, metrics
+from nvlm_jax.evaluation import cells, files, metrics
 from nvlm_jax.evaluation.benchmark import SHORT, Benchmark, Scored, ask
 from nvlm_jax.evaluation.question import Prediction, Question
 
@@ -27,59 +27,74 @@ PARQUET = {"val": "validation", "testdev": "testdev"}
 
 def load(data: pathlib.Path, split: str) -> Iterator[Question]:
     """`split` is val or testdev."""
-    read = functools.partial(from_json, split=split)
+    read, parquet = (functools.partial(read, split=split) for read in (from_json, from_parquet))
     questions = QUESTIONS.format(COCO[split])
     layouts = (
         files.Layout(questions, read),
         files.Layout(f"*/{questions}", read),
-        files.Layout(f"data/{PARQUET[split]}-*.parquet", from_parquet),
-        files.Layout(f"{PARQUET[split]}-*.parquet", from_parquet),
+        files.Layout(f"data/{PARQUET[split]}-*.parquet", parquet),
+        files.Layout(f"{PARQUET[split]}-*.parquet", parquet),
     )
     return files.locate(data, f"vqav2 {split}", ("vqav2", "vqa_v2"), layouts, DOWNLOAD)
 
 
 def from_json(paths: Sequence[pathlib.Path], split: str) -> Iterator[Question]:
     path = paths[0]
-    answers = _annotations(path, split) if split == "val" else {}
-    for number, row in enumerate(files.checked(files.read_json(path), ("questions",), str(path))["questions"]):
-        where = f"{path}, questions[{number}]"
-        row = files.checked(row, ("question_id", "image_id", "question"), where)
+    annotations, faults = _annotations(path) if split == "val" else ({}, [])
+    folders = [
+        place
+        for folder in (path.parent, path.parent.parent)
+        for place in (folder / IMAGES[split], folder / "images", folder)
+    ]
+
+    def question(_: int, row: files.Record) -> Question:
         name = f"COCO_{IMAGES[split]}_{row['image_id']:012}.jpg"
-        folders = (path.parent, path.parent.parent)
-        places = [place / name for folder in folders for place in (folder / IMAGES[split], folder / "images", folder)]
-        image = files.picture_file(next((place for place in places if place.is_file()), places[0]), where)
-        if split == "val" and row["question_id"] not in answers:
-            raise files.BenchmarkError(f"{where}: no annotation of question {row['question_id']}")
-        yield _question(row, image, *answers.get(row["question_id"], ("", None)))
+        places = [folder / name for folder in folders]
+        image = files.picture_file(next((place for place in places if place.is_file()), places[0]), row.where)
+        annotation = annotations.get(row["question_id"])
+        if split == "val" and annotation is None:
+            raise files.BenchmarkError(f"{row.where}: no annotation of question {row['question_id']}")
+        if annotation is None:
+            return _question(row, image, "", None)
+        answers = _texts(annotation["answers"], annotation.where)
+        return _question(row, image, annotation["answer_type"], answers)
+
+    rows = files.read_records(path, ("question_id", "image_id", "question"), "questions")
+    return files.each(rows, question) if not faults else files.resumable(lambda: iter(faults))()
 
 
-def _annotations(questions: pathlib.Path, split: str) -> dict[int, tuple[str, list[str]]]:
-    """Question id -> type of its answer, the ten answers."""
-    name = ANNOTATIONS.format(COCO[split])
+def _annotations(questions: pathlib.Path) -> tuple[dict[int, files.Record], list[files.BenchmarkError]]:
+    """Question id -> its annotation, and what is wrong with the file."""
+    name = ANNOTATIONS.format(COCO["val"])
     places = [questions.with_name(name), *questions.parent.parent.glob(f"*/{name}")]
     path = next((place for place in places if place.is_file()), places[0])
-    content = files.checked(files.read_json(path), ("annotations",), str(path))["annotations"]
-    wanted = ("question_id", "answer_type", "answers")
-    rows = (files.checked(row, wanted, f"{path}, annotations[{i}]") for i, row in enumerate(content))
-    return {row["question_id"]: (row["answer_type"], _texts(row["answers"])) for row in rows}
+    rows = list(files.outcomes(files.read_records(path, ("question_id", "answer_type", "answers"), "annotations")))
+    faults = [row for row in rows if isinstance(row, files.BenchmarkError)]
+    return {row["question_id"]: row for row in rows if isinstance(row, files.Record)}, faults
 
 
-def from_parquet(paths: Sequence[pathlib.Path]) -> Iterator[Question]:
-    for path in paths:
-        columns = ("question_id", "image_id", "question", "image")
-        for row in files.read_parquet(path, columns, ("answers", "answer_type")):
-            image = files.picture(row["image"], f"{path}, question {row['question_id']}")
-            answers = _texts(row["answers"]) if row.get("answers") else None
-            yield _question(row, image, row.get("answer_type") or "", answers)
+def from_parquet(paths: Sequence[pathlib.Path], split: str) -> Iterator[Question]:
+    def question(_: int, row: files.Record) -> Question:
+        image = files.picture(row["image"], row.where)
+        unpublished = split == "testdev" and not row.get("answers")
+        answers = None if unpublished else _texts(row.get("answers"), row.where)
+        return _question(row, image, row.get("answer_type") or "", answers)
+
+    columns = ("question_id", "image_id", "question", "image")
+    optional = ("answers", "answer_type")
+    return files.each(files.chained(files.read_parquet(path, columns, optional) for path in paths), question)
 
 
-def _texts(answers: list[dict[str, str]]) -> list[str]:
-    return [answer["answer"] for answer in answers]
+def _texts(answers: object, where: str) -> list[str]:
+    if not isinstance(answers, list):
+        raise files.BenchmarkError(f"{where}: answers is {str(answers)[:80]!r}; expected a list of people's answers")
+    return cells.texts_of([answer["answer"] for answer in answers], where, "answers")
 
 
-def _question(row: files.Row, image: bytes | pathlib.Path, kind: str, answers: list[str] | None) -> Question:
-    id, page = str(row["question_id"]), str(row["image_id"])
-    return ask(id, f"{row['question']}\n{SHORT}", (image,), answers, part=kind, sample=page)
+def _question(row: files.Record, image: bytes | pathlib.Path, kind: str, answers: list[str] | None) -> Question:
+    text = cells.text_of(row["question"], row.where, "question")
+    page = str(row["image_id"])
+    return ask(str(row["question_id"]), f"{text}\n{SHORT}", (image,), answers, part=kind, sample=page)
 
 
 def score(question: Question, output: str, rule: str) -> Scored:
