@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from data_pipelines.faults import BadSamples, Fault, fault_of
 from data_pipelines.index import builder_key, lengths
 from data_pipelines.plan import Budgets, Lengths, Plan, plan_rows
 from data_pipelines.records import RecordSource
-from nvlm_jax.config import RunConfig
+from nvlm_jax.config import DatasetConfig, RunConfig
 from nvlm_jax.inputs import dense
 from nvlm_jax.inputs.batch import Batch, Example
 from nvlm_jax.inputs.errors import BadSample
@@ -108,6 +108,23 @@ def open_blend(config: RunConfig, sources: Sequence[RecordSource], limited: bool
     sizes = [len(source) for source in sources]
     weights = shares([d.weight for d in data.blend], sizes, data.size_exponent, text, data.text_share)
     return Blend([d.name for d in data.blend], sizes, weights.tolist(), config.seed), measured
+
+
+def fingerprints(blend: Iterable[DatasetConfig]) -> dict[str, dict[str, Any]]:
+    """By path, each dataset's name, number of samples and fingerprint.
+
+    Raises:
+        DatasetError: a dataset is absent or incomplete.
+    """
+    about = {}
+    for dataset in blend:
+        manifest = RecordSource(dataset.path).manifest
+        about[dataset.path] = {
+            "name": dataset.name,
+            "samples": manifest.samples,
+            "fingerprint": manifest.fingerprint,
+        }
+    return about
 
 
 class Drawn(NamedTuple):

@@ -36,6 +36,7 @@ from nvlm_jax.sweeps import budgets, cluster, store, sweep_file, tables, variant
 from nvlm_jax.sweeps.runner import Runner, Stopped
 from nvlm_jax.sweeps.search import SEARCHES, Search, ended, failed
 from nvlm_jax.terminal import print_tables
+from nvlm_jax.training.run_data import RunData
 
 CONFIG = flags.DEFINE_string("config", None, "a sweep file such as configs/sweeps/smoke.py")
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the sweep")
@@ -52,6 +53,7 @@ SCALE = flags.DEFINE_float("steps_scale", 1.0, "times the steps of each stage, f
 ONLY = flags.DEFINE_integer("only", None, "run this one of the plan's runs, counted from 0", lower_bound=0)
 SEARCH = flags.DEFINE_enum("search", None, SEARCHES, "let Optuna choose what search(trial) of the file suggests")
 TRIALS = flags.DEFINE_integer("trials", 20, "of the search, earlier ones included", lower_bound=1)
+ACCEPT = flags.DEFINE_bool("accept_data", False, "go on though a dataset has changed since the sweep began; recorded")
 OPTIONS = flags.DEFINE_string("cluster", None, "YAML file with the cluster's options; see docs/sweeps.md")
 
 EXPECTED = (ConfigError, DatasetError, PlanError, sweep_file.SweepError, cluster.SubmitError, Stopped)
@@ -114,7 +116,7 @@ def sweep() -> Sequence[str]:
     sweep_data.prepare(plan)
     if ONLY.value is None:  # a task of a cluster learns it from its own run
         sweep_data.check_rows(plan)
-    store.open_sweep(plan, WORKDIR.value)
+    store.open_sweep(plan, WORKDIR.value, RunData(sweep_data.fingerprints(plan), ACCEPT.value))
     runner = make_runner()
     statuses = runner.run_all(runs)
     texts = dict(tables.failures(runs))
@@ -173,7 +175,8 @@ def make_runner() -> Runner:
     if (pathlib.Path(WORKDIR.value) / store.PLAN).exists():
         plan = store.read_plan(WORKDIR.value)
     parallel = PARALLEL.value or len(DEVICES.value) or 1
-    runner = Runner(plan, parallel, DEVICES.value, say=lambda line: print(line, flush=True))
+    more = ("--accept_data=true",) if ACCEPT.value else ()
+    runner = Runner(plan, parallel, DEVICES.value, say=lambda line: print(line, flush=True), train_flags=more)
 
     def stop(number: int, _: Any) -> None:
         runner.stop.set()

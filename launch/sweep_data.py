@@ -7,12 +7,12 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_pipelines import embedded
+from data_pipelines import embedded, loader
 from data_pipelines.loader import make_plan
 from data_pipelines.plan import PlanError
 from data_pipelines.records import DatasetError, RecordSource, read_manifest
 from data_pipelines.remote import is_remote
-from nvlm_jax.config import RunConfig
+from nvlm_jax.config import DatasetConfig, RunConfig
 from nvlm_jax.inputs.tokenizer import Tokenizer
 from nvlm_jax.sweeps.sweep_file import Sweep, SweepError
 from nvlm_jax.sweeps.variants import CHAIN
@@ -61,6 +61,15 @@ def check_rows(plan: Sweep) -> None:
                 faults[f"variant {variant.name}, stage {stage}: {error}"] = None
     if faults:
         raise SweepError(f"{plan.path}: no variant was started, for these have no batch:\n  " + "\n  ".join(faults))
+
+
+def fingerprints(plan: Sweep) -> dict[str, dict[str, Any]]:
+    """Of every dataset that the plan trains or is evaluated on, by path, as `data_pipelines.loader.fingerprints`."""
+    stages = [config for variant in plan.variants for config in variant.stages.values()]
+    datasets = [dataset for config in stages for dataset in config.data.blend]
+    tests = [path for asked in plan.evaluations.values() for path in _tests(asked)]
+    datasets += [DatasetConfig(pathlib.Path(path).name, path) for path in tests]
+    return loader.fingerprints({dataset.path: dataset for dataset in datasets}.values())
 
 
 def prepare(plan: Sweep) -> None:

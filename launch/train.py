@@ -25,7 +25,7 @@ from absl import app, flags
 
 from data_pipelines.blend import PlanError
 from data_pipelines.faults import TooManyBadSamples
-from data_pipelines.loader import batches, drawn, make_plan
+from data_pipelines.loader import batches, drawn, fingerprints, make_plan
 from data_pipelines.records import DatasetError
 from launch.blends import with_blend
 from launch.config_flag import define_config
@@ -35,11 +35,13 @@ from nvlm_jax.parallel.processes import first_before_others, is_first, row_share
 from nvlm_jax.parallel.watch import REQUEUE
 from nvlm_jax.training.checkpoints import CheckpointError
 from nvlm_jax.training.loop import NonFiniteLoss, train
+from nvlm_jax.training.run_data import RunData
 
 CONFIG = define_config("configs/nvlm.py:arch=d,size=tiny,stage=sft")
 # Faults of what the run was given, not of the code: their messages say what to do, a traceback would not.
 EXPECTED = (ConfigError, DatasetError, PlanError, TooManyBadSamples, CheckpointError, NonFiniteLoss)
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
+ACCEPT = flags.DEFINE_bool("accept_data", False, "go on though a dataset has changed since the run began; recorded")
 
 
 def main(argv: list[str]) -> None:
@@ -59,7 +61,8 @@ def main(argv: list[str]) -> None:
             )
         index, count = row_share(mesh, config.train.batch_rows)
         data = partial(batches, config, plan, process_index=index, process_count=count)
-        outcome = train(config, WORKDIR.value, data, plan.groups, mesh)
+        known = RunData(fingerprints(config.data.blend), ACCEPT.value)
+        outcome = train(config, WORKDIR.value, data, plan.groups, mesh, known)
     except EXPECTED as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if outcome.finished:

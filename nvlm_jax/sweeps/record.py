@@ -32,7 +32,7 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
     first = next(iter(found.values()), {})
     params = first.get("params") or parameter_counts(abstract_model(list(stages.values())[-1].model))
     record = plan["variants"].get(variant.name, {})
-    trained = _run_record(run)
+    trained = _run_record(run, list(stages)[-1])
     return {
         "sweep": plan["name"],
         "variant": variant.name,
@@ -42,6 +42,7 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
         "config_hash": record.get("config_hash", ""),
         "commit": trained.get("commit") or commit(),
         "versions": trained.get("versions") or versions(),
+        "datasets": {stage: _run_record(run, stage).get("datasets", {}) for stage in stages},
         "device": trained.get("device") or first.get("device") or platform.processor() or platform.machine(),
         "params": params,
         "parameters": sum(params.values()),
@@ -64,9 +65,9 @@ def collect(plan: Mapping[str, Any], run: Run) -> dict[str, Any]:
     }
 
 
-def _run_record(run: Run) -> dict[str, Any]:
-    """What the last stage noted as it began: it may have been on another device, by other code."""
-    record = run.workdir(list(run.stages)[-1]) / "config.json"
+def _run_record(run: Run, stage: str) -> dict[str, Any]:
+    """What the stage noted as it began: it may have been on another device, by other code."""
+    record = run.workdir(stage) / "config.json"
     return json_text.load_object(record) if record.exists() else {}
 
 

@@ -59,6 +59,7 @@ class Runner:
         devices: values of CUDA_VISIBLE_DEVICES that runs take in turn; empty leaves it as it is.
         say: called with one line of news.
         watch: called with the run and the stage while a child trains; may raise Pruned.
+        train_flags: further flags of every launch.train.
     """
 
     plan: Mapping[str, Any]
@@ -66,6 +67,7 @@ class Runner:
     devices: Sequence[str] = ()
     say: Callable[[str], None] = print
     watch: Callable[[Run, str], None] = lambda run, stage: None
+    train_flags: Sequence[str] = ()
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -138,7 +140,7 @@ class Runner:
                 return
             self.say(f"{run.label}: {stage}, {run.stages[stage].train.steps} steps")
             config = f"--config={RESOLVED}:{run.path / stage}.json"
-            self._call(run, stage, [TRAIN, config, f"--workdir={workdir}"], lock, device)
+            self._call(run, stage, [TRAIN, config, f"--workdir={workdir}", *self.train_flags], lock, device)
 
     def _evaluate(self, run: Run, name: str, flags: dict[str, Any], last: str, device: str) -> None:
         stage, out = flags.pop("stage", last), run.path / name

@@ -25,8 +25,10 @@ from typing import Any
 from nvlm_jax import json_text
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
 from nvlm_jax.sweeps.budgets import planned_flops
+from nvlm_jax.sweeps.data import data_of_sweep
 from nvlm_jax.sweeps.sweep_file import Sweep, SweepError, Variant
 from nvlm_jax.sweeps.variants import CHAIN, differences, digest, settings_table
+from nvlm_jax.training.run_data import RunData
 from nvlm_jax.training.steps import saved_steps
 from nvlm_jax.training.workdir import differences as lines_of_differences
 from nvlm_jax.training.workdir import write_atomically
@@ -143,8 +145,12 @@ def known_names(sweep: Sweep, root: str | pathlib.Path) -> Sweep:
     return dataclasses.replace(sweep, variants=tuple(variants))
 
 
-def open_sweep(sweep: Sweep, root: str | pathlib.Path) -> None:
-    """Write the plan, or check that the one there is of this sweep. Raises as `check_same`; nothing is changed then."""
+def open_sweep(sweep: Sweep, root: str | pathlib.Path, data: RunData | None = None) -> None:
+    """Write the plan, or check that the one there is of this sweep and was begun on this data.
+
+    Raises:
+        SweepError: as `check_same`, or a dataset has changed since and that was not accepted; nothing is changed then.
+    """
     root = pathlib.Path(root)
     check_same(sweep, root)
     found = find_plan(root)
@@ -153,9 +159,14 @@ def open_sweep(sweep: Sweep, root: str | pathlib.Path) -> None:
     own = records_of(sweep)
     # Variants that the file no longer has stay on record: their results are still there.
     gone = {name: record | {"gone": True} for name, record in kept.items() if name not in own}
-    plan = json.loads(json.dumps(settings_of(sweep) | {"variants": own | gone}))
+    known = data_of_sweep(root, {} if found is None else found, data, lambda: _all_finished(sweep, root))
+    plan = json.loads(json.dumps(settings_of(sweep) | known | {"variants": own | gone}))
     if plan != found:  # tasks of a cluster that start together find it written
         write_atomically(root / PLAN, json.dumps(plan, indent=1) + "\n")
+
+
+def _all_finished(sweep: Sweep, root: pathlib.Path) -> bool:
+    return all(run.state()["status"] == FINISHED for run in runs_of(sweep, root))
 
 
 def settings_of(sweep: Sweep) -> dict[str, Any]:

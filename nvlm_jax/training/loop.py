@@ -33,6 +33,7 @@ from nvlm_jax.training.initial import initial_model
 from nvlm_jax.training.local_checkpoints import LocalCheckpoints
 from nvlm_jax.training.lock import locked
 from nvlm_jax.training.optimizer import learning_rate
+from nvlm_jax.training.run_data import RunData
 from nvlm_jax.training.step import TrainState, init_state, make_train_step, split_model
 from nvlm_jax.training.telemetry import Silence, Telemetry
 from nvlm_jax.training.workdir import open_workdir, write_atomically
@@ -81,6 +82,7 @@ def train(
     batches: Batches,
     groups: tuple[str, ...] = (),
     mesh: Mesh | None = None,
+    data: RunData | None = None,
 ) -> Outcome:
     """Train from where `workdir` stands to `train.steps`; a finished run is left as it is.
 
@@ -94,6 +96,7 @@ def train(
         batches: start step -> an iterator of this process's rows of each further batch (NumPy) and its `BatchInfo`.
         groups: names of the report groups 1, 2, ... of `Batch.loss_groups`.
         mesh: default: `config.mesh` over all devices.
+        data: fingerprints of the datasets that `batches` reads; recorded, and compared with what the run began with.
 
     Raises:
         ConfigError: a number out of its range; the config does not fit the devices, the workdir or the initial weights;
@@ -109,7 +112,7 @@ def train(
     with contextlib.ExitStack() as held:
         if is_first():
             held.enter_context(locked(workdir))
-            open_workdir(workdir, config)
+            open_workdir(workdir, config, data)
         wait_for_all("workdir")
         return _train(config, workdir, batches, groups, mesh)
 

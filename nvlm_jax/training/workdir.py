@@ -1,7 +1,7 @@
 """The directory of a run and the record of what it runs.
 
     .lock           held by the run that is training here
-    config.json     resolved config, git commit, library versions, kind of device
+    config.json     resolved config, git commit, library versions, kind of device, fingerprints of the data
     checkpoints/    one folder a step
     frozen/         parameters that are not trained, once
     tokenizer/      the tokenizer's files, so that the directory can be moved
@@ -30,6 +30,7 @@ import jax
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
 from nvlm_jax.inputs.tokenizer import copy_files, tokenizer_digest
 from nvlm_jax.training.lock import not_writable
+from nvlm_jax.training.run_data import RunData, data_record
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 CHECKPOINTS, FROZEN, TOKENIZER = "checkpoints", "frozen", "tokenizer"  # folders
@@ -43,25 +44,27 @@ FREE_KEYS = ("train.log_every", "train.checkpoint_every", "train.keep_checkpoint
 log = logging.getLogger(__name__)
 
 
-def open_workdir(workdir: str | Path, config: RunConfig) -> Path:
+def open_workdir(workdir: str | Path, config: RunConfig, data: RunData | None = None) -> Path:
     """Create the directory with its config.json, or check that the one there is of this run.
 
     A directory without a checkpoint belongs to nobody: whatever was begun there, `config` begins anew.
 
     Raises:
         ConfigError: the directory belongs to another configuration (every differing key is listed), was begun with
-            another tokenizer, or cannot be written.
+            another tokenizer or on other data than `data` is now, or cannot be written.
     """
     workdir = Path(workdir).absolute()
-    record, begun_with = workdir / "config.json", ""
-    if saved_steps(workdir):
+    record, begun_with, before = workdir / "config.json", "", {}
+    if steps := saved_steps(workdir):
         if not record.exists():
             raise ConfigError(f"{record}: missing, though there are checkpoints; restore it or use another --workdir")
-        begun_with = _check_same(record, to_mapping(config)).get("tokenizer", "")
+        before = _check_same(record, to_mapping(config))
+        begun_with = before.get("tokenizer", "")
+    datasets = data_record(workdir, before, data, max(steps, default=0), config.train.steps)
     try:
         begun_with = begun_with or _begin_anew(workdir, record, config)
         workdir.mkdir(parents=True, exist_ok=True)
-        found = run_record(config) | {"device": jax.devices()[0].device_kind}
+        found = run_record(config) | {"device": jax.devices()[0].device_kind} | datasets
         found["tokenizer"] = _keep_tokenizer(workdir / TOKENIZER, config.inputs.tokenizer, begun_with)
         write_atomically(record, json.dumps(found, indent=2) + "\n")
     except OSError as error:
