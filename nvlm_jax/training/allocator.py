@@ -1,7 +1,8 @@
 """Environment of training processes on CPU.
 
 XLA's CPU backend asks for its buffers anew at each step. Told to keep freed memory, and to back it with huge pages,
-glibc hands it back the same ones: a step then takes about two thirds of the time (docs/performance.md).
+glibc hands it back the same ones: a step then takes about two thirds of the time
+(docs/log/2026-11-26-glibc-and-rope.md).
 """
 
 from __future__ import annotations
