@@ -68,7 +68,13 @@ class DiskArray:
     @functools.cached_property
     def store(self) -> ts.TensorStore:
         spec = type_handlers.get_json_tspec_read(self._info, self._info.is_ocdbt_checkpoint)
-        return ts.open(ts.Spec(spec), open=True, context=self._info.ts_context).result()
+        try:
+            store = ts.open(ts.Spec(spec), open=True, context=self._info.ts_context).result()
+        except Exception as error:  # TensorStore raises plain ones
+            raise self._unreadable(error) from error
+        if (tuple(store.shape), np.dtype(store.dtype.numpy_dtype)) != (self.shape, self.dtype):
+            raise CheckpointError(f"{self.directory}: {self._info.name} is not of the shape and type that were saved")
+        return store
 
     @property
     def chunk(self) -> tuple[int, ...]:
@@ -77,11 +83,15 @@ class DiskArray:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """That part, in the order in which it lies on disk. Raises CheckpointError if it cannot be read."""
+        store = self.store
         try:
-            return self.store[index].read(order="F" if self.turned else "C").result()
+            return store[index].read(order="F" if self.turned else "C").result()
         except Exception as error:  # TensorStore raises plain ones
-            text = str(error).split(" [")[0]
-            raise CheckpointError(f"{self.directory}: {self._info.name} cannot be read: {text:.300}") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> CheckpointError:
+        text = str(error).split(" [")[0]
+        return CheckpointError(f"{self.directory}: {self._info.name} cannot be read: {text:.300}")
 
     def piece(self, index: Sequence[Any]) -> FileRange | None:
         """The file that is exactly this part, in the order in which it lies on disk; None if there is none."""
@@ -200,15 +210,17 @@ def open_arrays(directory: str | Path) -> dict[ParameterPath, DiskArray]:
         CheckpointError: there is no readable checkpoint.
     """
     directory = Path(directory).absolute()
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        try:
-            metadata = checkpointer.metadata(directory)
-            tree = metadata.item_metadata
-        except Exception as error:
-            raise CheckpointError(f"{directory}: no readable Orbax checkpoint: {error}") from error
-    ocdbt = type_handlers.is_ocdbt_checkpoint(epath.Path(directory))
-    found = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree.tree)[0]:
-        names = tuple(str(getattr(key, "key", key)) for key in path)
-        found[names] = DiskArray(directory, leaf.name, leaf.shape, leaf.dtype, tree.use_zarr3, ocdbt)
+    try:
+        # Not through a Checkpointer, which looks for the metadata of a whole step beside these arrays, and warns.
+        tree = ocp.PyTreeCheckpointHandler().metadata(directory)
+        if tree is None:
+            raise ValueError("its metadata is missing or damaged")
+        ocdbt = type_handlers.is_ocdbt_checkpoint(epath.Path(directory))
+        found = {}
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree.tree)[0]:
+            names = tuple(str(getattr(key, "key", key)) for key in path)
+            found[names] = DiskArray(directory, leaf.name, leaf.shape, leaf.dtype, tree.use_zarr3, ocdbt)
+    except Exception as error:  # Orbax, TensorStore and what reads their JSON raise all kinds
+        text = next(iter(str(error).splitlines()), "")
+        raise CheckpointError(f"{directory}: no readable Orbax checkpoint: {text:.300}") from error
     return found

@@ -7,9 +7,10 @@ once, beside the steps. Arrays are stored whole, whatever the mesh, so any mesh 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +22,23 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from nvlm_jax.config import ConfigError, RunConfig
 from nvlm_jax.convert.shards import CheckpointError
+from nvlm_jax.convert.stream import open_arrays
 from nvlm_jax.models.build import Model, build_model
 from nvlm_jax.parallel.processes import is_first, wait_for_all
 from nvlm_jax.parallel.sharding import path_text, state_shardings
 from nvlm_jax.training.step import SplitModel, TrainState, init_state, split_model
-from nvlm_jax.training.steps import CHECKPOINTS, FROZEN, find_step, first_line, read_meta, saved_steps
+from nvlm_jax.training.steps import (
+    CHECKPOINTS,
+    FROZEN,
+    cause_of,
+    check_meta,
+    find_step,
+    first_line,
+    read_meta,
+    saved_steps,
+    signed,
+)
+from nvlm_jax.training.sums import ON_DISK, check_arrays, saved_sums
 from nvlm_jax.training.workdir import run_record
 
 BROKEN = "broken"
@@ -62,7 +75,7 @@ class Checkpoints:
             shutil.rmtree(unfinished)  # a killed run's
         self.frozen_sums = checksums(frozen)
         if self.frozen_sums:
-            with ocp.StandardCheckpointer() as checkpointer:
+            with self._saving("the parameters that are not trained"), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(self.workdir / FROZEN, to_plain(frozen), force=True)
 
     def save(self, step: int, state: TrainState, config: RunConfig) -> None:
@@ -73,9 +86,10 @@ class Checkpoints:
         items = {
             "params": ocp.args.StandardSave(to_plain(state.params)),
             "opt_state": ocp.args.StandardSave(to_plain(state.opt_state)),
-            "meta": ocp.args.JsonSave({"step": step, "checksums": sums} | run_record(config)),
+            "meta": ocp.args.JsonSave(signed({"step": step, "checksums": sums} | run_record(config))),
         }
-        self.manager.save(step, args=ocp.args.Composite(**items), force=True)
+        with self._saving(f"step {step}"):
+            self.manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, config: RunConfig, mesh: Mesh) -> Restored:
         """The newest step that can be read, straight onto `mesh`; newer ones that cannot are moved to broken/.
@@ -111,12 +125,29 @@ class Checkpoints:
         return found
 
     def wait(self) -> None:
-        """Return when what is being saved is on disk."""
-        self.manager.wait_until_finished()
+        """Return when what is being saved is on disk. Raises CheckpointError where that fails."""
+        with self._saving("the last step"):
+            self.manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, then free the threads."""
-        self.manager.close()
+        """Wait, then free the threads. Raises CheckpointError where what was being saved could not be."""
+        with self._saving("the last step"):
+            self.manager.close()
+
+    @contextlib.contextmanager
+    def _saving(self, what: str) -> Iterator[None]:
+        """A full disk and the like as one line: Orbax and TensorStore tell of them in pages."""
+        try:
+            yield
+        except NOT_CORRUPTION:
+            raise
+        except Exception as error:
+            steps = saved_steps(self.workdir)
+            kept = f"the last whole checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+            raise CheckpointError(
+                f"{self.workdir}: {what} could not be saved: {cause_of(error)}; {kept}. "
+                "Make room and start the same command again"
+            ) from error
 
     def _restore_step(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
         items = {
@@ -125,6 +156,7 @@ class Checkpoints:
             "meta": ocp.args.JsonRestore(),
         }
         found = self.manager.restore(step, args=ocp.args.Composite(**items))
+        check_meta(found.meta, step)
         params, opt_state = from_plain(target.params, found.params), from_plain(target.opt_state, found.opt_state)
         for name, tree in (("params", params), ("opt_state", opt_state)):
             check_sums(tree, found.meta["checksums"][name], f"step {step}, {name}")
@@ -161,6 +193,8 @@ def restore_model(path: str | Path, step: int | None = None, mesh: Mesh | None =
     workdir, step = find_step(path, step)
     where = workdir / CHECKPOINTS / str(step)
     config, meta = read_meta(where)
+    if ON_DISK in meta:
+        _check_as_it_lies(workdir, where, saved_sums(meta))
     split, _ = abstract_state(config)
     with ocp.StandardCheckpointer() as checkpointer:
         target = place(split.trainable, mesh)
@@ -173,6 +207,13 @@ def restore_model(path: str | Path, step: int | None = None, mesh: Mesh | None =
             raise CheckpointError(f"{where}: cannot be read: {first_line(error)}; {_others(workdir, step)}") from error
     frozen = restore_frozen(workdir, place(split.frozen, mesh), meta["checksums"]["frozen"])
     return config, nnx.merge(split.graphdef, params, frozen)
+
+
+def _check_as_it_lies(workdir: Path, where: Path, expected: dict[tuple[str, ...], int]) -> None:
+    """An imported checkpoint: its arrays are cast on the way, so what was restored says nothing of what was saved."""
+    for item in (where / "params", workdir / FROZEN):
+        if item.is_dir():
+            check_arrays(open_arrays(item), expected, item)
 
 
 def restore_frozen(workdir: Path, target: nnx.State, sums: dict[str, int] | None) -> nnx.State:

@@ -25,7 +25,8 @@ from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards
 from nvlm_jax.convert.stream import DiskArray, open_arrays, save_blocks
 from nvlm_jax.convert.write import complete_or_absent, shard_layout, write_hf
 from nvlm_jax.inputs.tokenizer import tokenizer_digest
-from nvlm_jax.training.steps import CHECKPOINTS, FROZEN, find_step, read_meta
+from nvlm_jax.training.steps import CHECKPOINTS, FROZEN, find_step, read_meta, signed
+from nvlm_jax.training.sums import ON_DISK, SummedReader, array_sums, check_arrays, check_totals, saved_sums
 from nvlm_jax.training.workdir import TOKENIZER, run_record
 
 TRAINED = "projector"
@@ -57,10 +58,13 @@ def import_hf(source: str | Path, out: str | Path) -> RunConfig:
             (partial / TOKENIZER).mkdir()
             hf_files.copy_tokenizer(partial / TOKENIZER, inputs, model.decoder.max_positions)
         record = run_record(run) | {"tokenizer": tokenizer_digest(partial / TOKENIZER)}
+        sums: dict[str, dict[str, int]] = {}
         for item, tree in trees.items():
-            save_blocks(partial / FROZEN if item == FROZEN else step / item, tree)
+            folder = partial / FROZEN if item == FROZEN else step / item
+            save_blocks(folder, tree)
+            sums[item] = {"/".join(path): total for path, total in array_sums(open_arrays(folder)).items()}
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-            checkpointer.save(step / "meta", about | record)
+            checkpointer.save(step / "meta", signed(about | {ON_DISK: sums} | record))
         (partial / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return run
 
@@ -88,11 +92,13 @@ def export_hf(
             cut, where that is possible.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read or lacks a part, or `directory` is not empty.
+        CheckpointError: the checkpoint cannot be read, differs from what was saved or lacks a part, or `directory` is
+            not empty.
     """
     run, arrays = open_checkpoint(checkpoint, step)
     workdir, step = find_step(checkpoint, step)
     meta = read_meta(workdir / CHECKPOINTS / str(step))[1]
+    check_arrays(arrays, saved_sums(meta), checkpoint)
     layout = meta.get("shards", []) if like is None else shard_layout(open_shards(like))
     parts = [part] if part else [p for p in names.parts_of(run.model) if any(k[0] == names.PARTS[p] for k in arrays)]
     write_hf(
@@ -135,9 +141,12 @@ def restore_parameters(
         wanted: path -> abstract array with the dtype (cast on the way) and the sharding.
 
     Raises:
-        CheckpointError: a parameter is not there or has another shape, or the checkpoint cannot be read.
+        CheckpointError: a parameter is not there, has another shape or other values than were saved, or the checkpoint
+            cannot be read.
     """
-    _, arrays = open_checkpoint(path)
+    workdir, step = find_step(path)
+    path = workdir / CHECKPOINTS / str(step)
+    arrays, expected = open_checkpoint(path)[1], saved_sums(read_meta(path)[1])
     faults = [f"{'/'.join(p)} is missing, expected {tuple(t.shape)}" for p, t in wanted.items() if p not in arrays]
     faults += [
         f"{'/'.join(p)} has shape {arrays[p].shape}, expected {tuple(t.shape)}"
@@ -146,7 +155,13 @@ def restore_parameters(
     ]
     if faults:
         raise CheckpointError(f"{path}: does not fit:\n  " + "\n  ".join(faults))
-    return {p: place(target, arrays[p].__getitem__) for p, target in wanted.items()}
+    found, totals = {}, {}
+    for p, target in wanted.items():
+        read = SummedReader(arrays[p], target)
+        found[p] = place(target, read if p in expected else arrays[p].__getitem__)
+        totals[p] = read.total
+    check_totals(totals, expected, path)
+    return found
 
 
 def _open_hf(source: Path) -> tuple[ModelConfig, InputConfig, dict[str, PartReader]]:

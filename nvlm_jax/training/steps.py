@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ from nvlm_jax.inputs.tokenizer import tokenizer_digest
 from nvlm_jax.training.workdir import CHECKPOINTS as CHECKPOINTS
 from nvlm_jax.training.workdir import FROZEN as FROZEN
 from nvlm_jax.training.workdir import TOKENIZER, saved_steps
+
+DIGEST = "digest"  # key of a step's JSON
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -50,7 +56,8 @@ def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
     """The config and all other JSON that a step was saved with; the tokenizer is the workdir's, where it has one.
 
     Raises:
-        CheckpointError: absent or unreadable, or its tokenizer's file is another one now.
+        CheckpointError: absent, unreadable, changed since it was saved or of another step, or its tokenizer's file is
+            another one now.
         ConfigError: the config does not fit this version of the code.
     """
     try:
@@ -64,11 +71,35 @@ def read_meta(step_path: Path) -> tuple[RunConfig, dict[str, Any]]:
     except ConfigError as error:
         saved_by = f"saved by commit {meta.get('commit')}, which may know these keys"
         raise ConfigError(f"{step_path}: {error}\n({saved_by})") from error
+    try:
+        check_meta(meta, int(step_path.name))
+    except CheckpointError as error:
+        raise CheckpointError(f"{step_path / 'meta'}: {error}") from error
     own, then = step_path.parent.parent / TOKENIZER, meta.get("tokenizer", "")
     if (copied := tokenizer_digest(own)) and then in ("", copied):
         config = dataclasses.replace(config, inputs=dataclasses.replace(config.inputs, tokenizer=str(own)))
     _check_tokenizer(step_path, config.inputs.tokenizer, then)
     return config, meta
+
+
+def signed(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a step with a digest of all of it."""
+    return {**meta, DIGEST: _digest(meta)}
+
+
+def check_meta(meta: Mapping[str, Any], step: int) -> None:
+    """Raise CheckpointError unless the JSON of a step is what was saved, and of this step.
+
+    What earlier versions saved has no digest; then the step alone is compared.
+    """
+    if meta.get("step", step) != step:
+        raise CheckpointError(f"is of step {meta['step']!r}, but lies in the folder of step {step}")
+    if DIGEST in meta and meta[DIGEST] != _digest({key: value for key, value in meta.items() if key != DIGEST}):
+        raise CheckpointError("differs from what was saved; restore it from a copy, or take another step")
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_tokenizer(step_path: Path, tokenizer: str, then: str) -> None:
@@ -85,3 +116,15 @@ def first_line(error: Exception) -> str:
     """The first line that says something: Orbax and TensorStore write pages."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+
+
+def cause_of(error: BaseException) -> str:
+    """Why a file could not be written, in a few words where the system said so somewhere behind the error."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, OSError) and behind.strerror:
+            return behind.strerror
+        if match := re.search(r"\[OS error \d+: \S+ ([^\]]+)\]|(No space left on device|File too large)", str(behind)):
+            return match[1] or match[2]
+        behind = behind.__cause__ or behind.__context__
+    return first_line(error) if isinstance(error, Exception) else type(error).__name__
