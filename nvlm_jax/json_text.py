@@ -34,31 +34,31 @@ def parse(content: str | bytes) -> Any:
         raise JsonError(str(error)) from None
 
 
-def load(path: str | os.PathLike[str]) -> Any:
-    """The value in a JSON file.
+def load(path: str | os.PathLike[str], limit: int | None = None) -> Any:
+    """The value in a JSON file of at most `limit` bytes.
 
     Raises:
-        JsonError: it is no JSON, or no regular file (a FIFO would be waited for without end).
+        JsonError: it is no JSON, or no regular file (a FIFO would be waited for without end), or larger.
         OSError: it is not there, or cannot be read; a link that leads nowhere says so.
     """
-    content = read_bytes(path)
+    content = read_bytes(path, limit)
     try:
         return parse(content)
     except JsonError as error:
         raise JsonError(f"{os.fspath(path)}: no JSON ({error})") from None
 
 
-def load_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_object(path: str | os.PathLike[str], limit: int | None = None) -> dict[str, Any]:
     """The object in a JSON file. Raises as `load` does, and JsonError for another value."""
-    value = load(path)
+    value = load(path, limit)
     if not isinstance(value, dict):
         raise JsonError(f"{os.fspath(path)}: expected a JSON object, got {type(value).__name__}")
     return value
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str], limit: int | None = None) -> str:
     """The text of a UTF-8 file. Raises as `load` does: JsonError names the file that is no text."""
-    content = read_bytes(path)
+    content = read_bytes(path, limit)
     try:
         return decode(content)
     except JsonError as error:
@@ -74,16 +74,18 @@ def decode(content: bytes) -> str:
         raise JsonError(f"not UTF-8 text: byte 0x{byte:02x} at position {error.start}") from None
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
+def read_bytes(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
     """The content of a regular file. Raises as `load` does."""
     path = pathlib.Path(path)
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except FileNotFoundError:
         if path.is_symlink():
             target = f"a link to {os.readlink(path)}, which is missing"
             raise FileNotFoundError(errno.ENOENT, target, str(path)) from None
         raise
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise JsonError(f"{path}: is no regular file")
+    if limit is not None and status.st_size > limit:
+        raise JsonError(f"{path}: has {status.st_size:,} bytes; at most {limit:,} are read")
     return path.read_bytes()

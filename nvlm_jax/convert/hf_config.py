@@ -24,7 +24,7 @@ from nvlm_jax.config import (
     run_faults,
 )
 from nvlm_jax.convert.chat_template import conversing
-from nvlm_jax.convert.shards import CheckpointError, Shards, open_shards, read_json
+from nvlm_jax.convert.shards import NAMED, CheckpointError, Shards, open_shards, read_json
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -54,7 +54,7 @@ def architecture(config: Mapping[str, Any], path: str | Path) -> str:
     if names[0] not in known:
         remote = " (its `auto_map` asks for code of the checkpoint to be run, which we never do)"
         raise CheckpointError(
-            f"{Path(path) / CONFIG}: architectures {names} is unknown{remote * ('auto_map' in config)}; "
+            f"{Path(path) / CONFIG}: architectures {names!s:.{NAMED}} is unknown{remote * ('auto_map' in config)}; "
             f"known are {', '.join(known)}"
         )
     return names[0]
@@ -158,7 +158,7 @@ def decoder_from_hf(config: Mapping[str, Any], path: str | Path) -> DecoderConfi
         CheckpointError: a missing key, or a setting that we do not have.
     """
     get = _Getter(config, "llm_config", path)
-    by_type = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}.get(config.get("model_type"), "none")
+    by_type = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}.get(str(config.get("model_type")), "none")
     name = (_architectures(config) or [by_type])[0]
     _require(name, tuple(LLM_MODELS), "llm_config.architectures", path)
     _require(get("hidden_act", "silu"), ("silu",), "llm_config.hidden_act", path)
@@ -249,7 +249,7 @@ def _projector_width(shards: Shards, path: Path) -> int:
 def _section(config: Mapping[str, Any], key: str, path: str | Path) -> Mapping[str, Any]:
     value = config.get(key)
     if not isinstance(value, Mapping):
-        raise CheckpointError(f"{Path(path) / CONFIG}: expected a section {key}, got {value!r}")
+        raise CheckpointError(f"{Path(path) / CONFIG}: expected a section {key}, got {value!r:.{NAMED}}")
     return value
 
 
@@ -291,10 +291,11 @@ class _Getter:
         if value is None:
             raise CheckpointError(f"{self.file}: {self.section}.{key} is missing")
         if not fits(value):
-            raise CheckpointError(f"{self.file}: {self.section}.{key} is {value!r}; expected {wanted}")
+            raise CheckpointError(f"{self.file}: {self.section}.{key} is {value!r:.{NAMED}}; expected {wanted}")
         return value
 
 
 def _require(value: Any, allowed: tuple[Any, ...], key: str, path: str | Path) -> None:
     if value not in allowed:
-        raise CheckpointError(f"{Path(path) / CONFIG}: {key} is {value!r}; supported: {', '.join(map(repr, allowed))}")
+        supported = ", ".join(map(repr, allowed))
+        raise CheckpointError(f"{Path(path) / CONFIG}: {key} is {value!r:.{NAMED}}; supported: {supported}")

@@ -136,7 +136,8 @@ def end_token_ids(
                 f"{rows} rows; take the decoder's own tokenizer"
             )
     if beyond := [i for i in ends if type(i) is not int or not 0 <= i < rows]:
-        raise CheckpointError(f"eos_token_id {beyond[0]!r} is none of the vocabulary's {rows} ids")
+        where = "generation_config.json or config.json"
+        raise CheckpointError(f"{where}: eos_token_id {beyond[0]!r:.200} is none of the vocabulary's {rows} ids")
     return list(dict.fromkeys(ends))
 
 

@@ -29,6 +29,8 @@ DTYPES = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_SHARD_BYTES = 5_000_000_000
+MAX_JSON_BYTES = 256 << 20  # of an index; config.json has some kB
+NAMED = 200  # characters of a name from a file in a message
 # File ranges are copied through a buffer that stays in the processor's cache. Between places that are no whole pages,
 # as behind a shard's header, copy_file_range costs a quarter more: it makes smaller pieces of the page cache.
 COPY_BYTES = 1 << 20
@@ -123,20 +125,31 @@ def _indexed(path: Path) -> Shards:
     for name in sorted(set(weight_map.values())):
         file = PurePosixPath(name)
         if file.is_absolute() or ".." in file.parts or "\\" in name:
-            raise CheckpointError(f"{path / INDEX}: {name!r} leads out of the directory; expected a file inside it")
+            where = f"{path / INDEX}: {name[:NAMED]!r}"
+            raise CheckpointError(f"{where} leads out of the directory; expected a file inside it")
         _refuse_pickle(path / name)
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path / INDEX}: names {name}, which is missing; is the download complete?")
+        if not _is_file(path / name):
+            raise CheckpointError(f"{path / INDEX}: names {name:.{NAMED}}, which is missing; is the download complete?")
         found.update(_entries(path / name))
     for name, file in weight_map.items():
         if name not in found or found[name].file != path / file:
-            raise CheckpointError(f"{path / INDEX}: says that {file} holds {name}; it does not")
+            raise CheckpointError(f"{path / INDEX}: says that {file} holds {name:.{NAMED}}; it does not")
     if extra := sorted(set(found) - set(weight_map)):
-        raise CheckpointError(f"{path / INDEX}: does not list {', '.join(extra[:5])}, found in {found[extra[0]].file}")
+        some = ", ".join(extra[:5])[:NAMED]
+        raise CheckpointError(f"{path / INDEX}: does not list {some}, found in {found[extra[0]].file}")
     return found
 
 
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name that is too long for a file
+        return False
+
+
 def _entries(file: Path) -> Shards:
+    if not file.is_file():  # a FIFO would be waited for
+        raise CheckpointError(f"{file}: is no regular file")
     try:
         with safe_open(file, "np"):  # checks the header against the file's length; reads no data
             pass
@@ -151,7 +164,7 @@ def _entries(file: Path) -> Shards:
             continue
         if item["dtype"] not in DTYPES:
             known = ", ".join(DTYPES)
-            raise CheckpointError(f"{file}: {name} has dtype {item['dtype']}; known are {known}")
+            raise CheckpointError(f"{file}: {name:.{NAMED}} has dtype {item['dtype']}; known are {known}")
         begin = 8 + length + item["data_offsets"][0]
         found[name] = Entry(file, begin, DTYPES[item["dtype"]], tuple(item["shape"]))
     return found
@@ -164,7 +177,7 @@ def read_json(file: Path) -> dict:
         CheckpointError: the file is missing or holds something else.
     """
     try:
-        value = json_text.load(file)
+        value = json_text.load(file, MAX_JSON_BYTES)
     except (FileNotFoundError, NotADirectoryError) as error:
         link = error.strerror if file.is_symlink() else "missing"
         raise CheckpointError(f"{file}: {link}") from None

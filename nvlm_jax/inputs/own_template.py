@@ -27,6 +27,7 @@ from nvlm_jax.inputs.chat import Piece, content_pieces, count_placeholders
 from nvlm_jax.inputs.errors import BadSample
 from nvlm_jax.inputs.tokenizer import Tokenizer
 
+MAX_BYTES = 16 << 20
 FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 # A message's number between characters of private use, in white space that shows whether the template strips.
 MARK = "\v\ue000{}\ue001\v"
@@ -40,7 +41,7 @@ def read_template(directory: str | Path) -> str | None:
     directory = Path(directory)
     if (directory / FILE).exists():
         try:
-            return json_text.read_text(directory / FILE)
+            return json_text.read_text(directory / FILE, MAX_BYTES)
         except (json_text.JsonError, OSError) as error:
             raise ConfigError(str(error)) from None
     template = _tokenizer_config(directory).get("chat_template")
@@ -176,7 +177,7 @@ def _tokenizer_config(directory: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        value = json_text.load(file)
+        value = json_text.load(file, MAX_BYTES)
     except (json_text.JsonError, OSError) as error:
         raise ConfigError(str(error)) from None
     if not isinstance(value, dict):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import pathlib
 import shutil
 from collections.abc import Sequence
 
 import tokenizers
 
+from nvlm_jax import json_text
+from nvlm_jax.inputs.errors import words
 from nvlm_jax.inputs.token_bytes import TokenBytes
 
 TEMPLATE = ("tokenizer_config.json", "chat_template.jinja")
 FILES = ("tokenizer.json", *TEMPLATE, "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
          "tokenizer.model")  # fmt: skip
+MAX_BYTES = 256 << 20  # of a tokenizer.json; those of a vocabulary of 250,000 have 20 MB
+_LOG = logging.getLogger(__name__)
 
 
 class Tokenizer:
@@ -37,10 +42,12 @@ class Tokenizer:
             raise FileNotFoundError(
                 f"inputs.tokenizer: {str(path)!r} is neither a directory with a tokenizer.json nor such a file"
             )
+        if (size := file.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"inputs.tokenizer: {file} has {size:,} bytes; at most {MAX_BYTES:,} are read")
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"inputs.tokenizer: {file} is no tokenizer: {error}") from error
+            raise ValueError(f"inputs.tokenizer: {file} is no tokenizer: {words(error):.300}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # Some files do not mark all of their control tokens as special, and only special ones can be left as text.
@@ -93,13 +100,39 @@ class Tokenizer:
 
 
 def copy_files(tokenizer: str | pathlib.Path, directory: pathlib.Path) -> None:
-    """Copy `tokenizer.json` and what belongs to it: of a directory all `FILES`, of a file the template beside it."""
+    """Copy `tokenizer.json` and what belongs to it: of a directory all `FILES`, of a file the template beside it.
+
+    A file that is not what its name says is left out, with a warning: a link in a hostile checkpoint may lead to any
+    file of the user's, which would be published with what is made of the checkpoint.
+    """
     source = pathlib.Path(tokenizer)
     shutil.copyfile(_file(source), directory / FILES[0])
     folder, beside = (source, FILES[1:]) if source.is_dir() else (source.parent, TEMPLATE)
     for file in (folder / name for name in beside):
-        if file.is_file():
+        if file.is_file() and _is_its_kind(file):
             shutil.copyfile(file, directory / file.name)
+
+
+def _is_its_kind(file: pathlib.Path) -> bool:
+    try:
+        if file.suffix == ".json":
+            json_text.load_object(file, MAX_BYTES)
+            return True
+        content = json_text.read_bytes(file, MAX_BYTES)
+        text = "" if file.suffix == ".model" else json_text.decode(content)
+    except json_text.JsonError as error:
+        _LOG.warning("%s is left out: %s", file, error)
+        return False
+    kinds = {".jinja": "{{" in text, ".txt": _are_merges(text), ".model": content[:1] == b"\n"}
+    if not kinds[file.suffix]:
+        _LOG.warning("%s is left out: it is none", file)
+    return kinds[file.suffix]
+
+
+def _are_merges(text: str) -> bool:
+    """Whether each line is a pair of tokens, as in merges.txt."""
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    return bool(lines) and all(len(line.split(" ")) == 2 for line in lines)
 
 
 def tokenizer_digest(path: str | pathlib.Path) -> str:
