@@ -93,5 +93,5 @@ def render_template(template: str, messages: Sequence[Message], prompt: bool, wh
     plain = [{"role": m.role, "content": m.content} for m in messages]
     try:
         return own_template.render_template(template, plain, prompt, own_template.token_names(where))
-    except (jinja2.TemplateError, TypeError) as error:
+    except jinja2.TemplateError as error:
         raise CheckpointError(f"{where}: its chat template cannot be rendered: {error}") from error

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from nvlm_jax import json_text
 from nvlm_jax.config import ConfigError
+from nvlm_jax.inputs import bounded_jinja
 from nvlm_jax.inputs.batch import Message
 from nvlm_jax.inputs.chat import Piece, content_pieces, count_placeholders
-from nvlm_jax.inputs.errors import BadSample
+from nvlm_jax.inputs.errors import BadSample, words
 from nvlm_jax.inputs.tokenizer import Tokenizer
 
 MAX_BYTES = 16 << 20
+LONGEST = 300  # characters of what is said of a template
 FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 # A message's number between characters of private use, in white space that shows whether the template strips.
 MARK = "\v\ue000{}\ue001\v"
@@ -56,13 +57,20 @@ def render_template(template: str, messages: Sequence[dict[str, str]], prompt: b
     """A conversation by a Jinja template, in a sandbox: templates come with checkpoints and are not trusted.
 
     Raises:
-        jinja2.TemplateError, TypeError: the template has an error, or refuses the conversation.
+        jinja2.TemplateError: the template has an error, takes too much, or refuses the conversation; in one line.
     """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+    if len(template) > bounded_jinja.SOURCE:
+        raise jinja2.TemplateError(f"it has {len(template):,} characters; at most {bounded_jinja.SOURCE:,} are read")
+    environment = bounded_jinja.Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.globals |= {"raise_exception": _refuse, "strftime_now": datetime.datetime.now().strftime}
-    return environment.from_string(template).render(messages=messages, add_generation_prompt=prompt, **names)
+    try:
+        return environment.from_string(template).render(messages=messages, add_generation_prompt=prompt, **names)
+    except jinja2.TemplateError as error:
+        raise jinja2.TemplateError(words(error)[:LONGEST]) from error
+    except RecursionError:
+        raise jinja2.TemplateError("it nests or calls itself too deeply") from None
+    except Exception as error:  # a template's own fault may be of any kind: a division by zero, a bad format
+        raise jinja2.TemplateError(f"{type(error).__name__}: {words(error)}"[:LONGEST]) from error
 
 
 def token_names(directory: str | Path) -> dict[str, str]:
@@ -144,7 +152,7 @@ class OwnTemplate:
         where = f"sample {sample_id!r}: the chat template of {self.directory}"
         try:
             parts = FIND_MARK.split(render_template(self._template, marked, prompt, self._names))
-        except (jinja2.TemplateError, TypeError) as error:
+        except jinja2.TemplateError as error:
             raise BadSample("bad_role", f"{where} refuses the conversation: {error}") from error
         if parts[2::4] != [str(i) for i in range(len(messages))]:
             roles = ", ".join(message.role for message in messages)
