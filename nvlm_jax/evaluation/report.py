@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import jinja2
 
 from nvlm_jax.evaluation import examples, paper, results
 from nvlm_jax.evaluation.chart import Chart, line_chart
 from nvlm_jax.evaluation.compare import Comparison
 from nvlm_jax.evaluation.question import Prediction
 from nvlm_jax.training.telemetry import METRICS, read_metrics
+from nvlm_jax.webpage import template
 
-TEMPLATE = "report.html.j2"
+TEMPLATE = pathlib.Path(__file__).with_name("report.html.j2")
 MISTAKES = 12  # shown of each model
 TEXTS = 8  # text-only questions shown
 
@@ -53,39 +52,42 @@ def write_report(
     comparisons: Sequence[Comparison] = (),
 ) -> None:
     """Write the page. It makes no request and runs no script."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "thousands": lambda count: f"{count:,}"}
     embedded = [run for run in runs if "accuracy" in run.results]  # generated pages have sections of their own
-    page = environment.get_template(TEMPLATE).render(
+    benchmarks = _benchmarks(runs)
+    template.write(
+        path,
+        TEMPLATE,
         title=title,
         runs=runs,
         embedded=embedded,
-        benchmarks=_benchmarks(runs),
-        paper_models=list(dict.fromkeys(m for run in runs for m in paper.models_of(run.results.get("arch", "")))),
+        benchmarks=benchmarks,
+        paper_models=_paper_models(runs, benchmarks),
+        paper_average=lambda model: paper.text_average(paper.NUMBERS[model]),
         averages=[run.results.get("text_average") for run in runs],
         comparisons=comparisons,
-        shown=[(run, _shown(run)) for run in runs],
+        shown=[{"label": run.label, "examples": examples} for run in runs if (examples := _shown(run))],
+        views=_views(embedded),
         types=_names(embedded, "by_type"),
         kinds=_names(embedded, "by_kind"),
-        parts=list(dict.fromkeys(part for run in runs for part in run.results["params"])),
+        parameters=list(dict.fromkeys(part for run in runs for part in run.results["params"])),
         charts=_charts(runs),
         pages=_pages(embedded),
         texts=_rows(_asked(embedded, "text")[:TEXTS], embedded),
-        mistakes=[(run, [p for p in _asked([run], "vision") if not p.correct][:MISTAKES]) for run in embedded],
+        mistakes=[{"label": run.label, "wrong": _mistakes(run)} for run in embedded],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
 
 
-def percent(share: float | None) -> str:
-    """0.853 -> 85.3; a dash where nothing was asked."""
-    return "–" if share is None else f"{100 * share:.1f}"
+def _paper_models(runs: Sequence[Run], benchmarks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The paper's models of these architectures that have a number of some benchmark here."""
+    models = dict.fromkeys(model for run in runs for model in paper.models_of(run.results.get("arch", "")))
+    return [model for model in models if any(model in row["paper"] for row in benchmarks)]
+
+
+def _views(embedded: Sequence[Run]) -> dict[str, bool]:
+    """Which of the views of the embedded pages some run was asked in."""
+    keys = {"blind": "vision_blind", "thumbnail": "vision_thumbnail", "text": "text"}
+    asked = [run.results["accuracy"] for run in embedded]
+    return {name: any(accuracy.get(key) is not None for accuracy in asked) for name, key in keys.items()}
 
 
 def _names(runs: Sequence[Run], key: str) -> list[str]:
@@ -117,22 +119,29 @@ def _shown(run: Run) -> list[dict[str, Any]]:
     return [dict(example, prediction=answers[key]) for example, key in keys if key in answers]
 
 
-def _charts(runs: Sequence[Run]) -> list[Chart]:
-    """The loss of each stage, all models in one chart; then the gates of each model that has some."""
-    found = []
+def _mistakes(run: Run) -> list[Prediction]:
+    return [p for p in _asked([run], "vision") if not p.correct][:MISTAKES]
+
+
+def _charts(runs: Sequence[Run]) -> dict[str, list[Chart]]:
+    """By the name of their group: the loss of each stage, all models in one chart; then each model's gates."""
+    groups: dict[str, list[Chart | None]] = {"loss": []}
     for stage in dict.fromkeys(stage for run in runs for stage in run.training):
         series = {run.label: _series(run.training.get(stage, ()), "loss") for run in runs}
-        found.append(line_chart(f"{stage}: loss of a trained token by step", series))
+        groups["loss"].append(line_chart(f"{stage}: loss of a trained token by step", series))
     for run in runs:
-        for stage, rows in run.training.items():
-            for gate in sorted({key for key in (rows[-1] if rows else ()) if key.startswith("tanh_gate/")}):
-                _, name, layer = gate.split("/")
-                if layer == "0":
-                    layers = sorted(key for key in rows[-1] if key.startswith(f"tanh_gate/{name}/"))
-                    series = {key.rsplit("/")[-1]: _series(rows, key) for key in layers}
-                    title = f"{run.label}, {stage}: tanh({name.replace('_', ' ')}) of each layer by step"
-                    found.append(line_chart(title, series))
-    return [chart for chart in found if chart]
+        groups[f"{run.label}: gates"] = [c for stage, rows in run.training.items() for c in _gates(run, stage, rows)]
+    kept = {name: [chart for chart in charts if chart] for name, charts in groups.items()}
+    return {name: charts for name, charts in kept.items() if charts}
+
+
+def _gates(run: Run, stage: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Chart | None]:
+    """A chart for each kind of gate, a line for each layer."""
+    keys = [key for key in (rows[-1] if rows else ()) if key.startswith("tanh_gate/")]
+    for name in sorted({key.split("/")[1] for key in keys}):
+        layers = sorted((key for key in keys if key.split("/")[1] == name), key=lambda key: int(key.split("/")[2]))
+        series = {key.rsplit("/")[-1]: _series(rows, key) for key in layers}
+        yield line_chart(f"{run.label}, {stage}: tanh({name.replace('_', ' ')}) of each layer by step", series)
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:

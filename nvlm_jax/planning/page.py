@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.table import Table
 
 from nvlm_jax.number_format import flops
+from nvlm_jax.webpage import template
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -74,12 +74,11 @@ def ranking(plans: list[Mapping[str, Any]]) -> Table:
 
 def write_page(path: Path, plan: Mapping[str, Any]) -> None:
     """Memory by kind, time by resource and FLOPs by module as bars; the page makes no request."""
-    peak = plan["seconds_by_resource"]["compute"] / sum(plan["executed_flops_by_module"].values())
-    modules = {
-        name: (count * peak, plan["flops_by_module"][name] * peak)
-        for name, count in plan["executed_flops_by_module"].items()
+    executed, useful = plan["executed_flops_by_module"], plan["flops_by_module"]
+    second = plan["seconds_by_resource"]["compute"] / sum(executed.values())  # of one FLOP
+    modules = [
+        {"name": name, "executed": count, "useful": useful[name], "seconds": count * second}
+        for name, count in executed.items()
         if count
-    }
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(TEMPLATE.read_text())
-    path.write_text(template.render(plan=plan, lines=lines(plan), modules=modules))
+    ]
+    template.write(path, TEMPLATE, plan=plan, lines=lines(plan), modules=modules)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 from plotly.colors import qualitative
 
+from nvlm_jax.number_format import prefix_of
 from nvlm_jax.sweeps import compare
 from nvlm_jax.sweeps.store import Run
 from nvlm_jax.training.telemetry import METRICS, read_metrics
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
 COLOURS = qualitative.Dark24
 POINTS = 150  # of a curve, at most
-LEGEND = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"}  # beside, paper would cut it off
-LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 60, "b": 50}, "height": 380, "legend": LEGEND}
+COSTS = {"flops": ("training FLOPs", "FLOP"), "seconds": ("training seconds", ""), "parameters": ("parameters", "")}
+HEIGHT, LEGEND_LINE = 340, 20  # pixels of a chart without its legend, and of a line of that
+LEGEND = {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"}  # beside, paper and phones would cut it off
+LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 15, "t": 45, "b": 50}, "legend": LEGEND}
+CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}  # the page's own background
 
 
 def curves(runs: Sequence[Run]) -> list[str]:
@@ -51,11 +55,15 @@ def curves(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def pareto(table: Sequence[Line], metric: str, cost: str, label: str) -> str:
-    """Quality against a cost; the variants that none beats in both are joined by a line."""
-    points = {
-        line.name: (spent, line.mean.mean) for line in table if line.mean and (spent := line.average(cost)) is not None
-    }
+def pareto(table: Sequence[Line], metric: str, cost: str) -> str:
+    """Quality against a cost of COSTS; the variants that none beats in both are joined by a line."""
+    spent = {line.name: line.average(cost) for line in table if line.mean}
+    spent = {name: value for name, value in spent.items() if value is not None}
+    label, unit = COSTS[cost]
+    # The axis counts in the unit that tables write, GFLOP for one; Plotly's own ticks would say B for G.
+    scale, prefix = prefix_of(max(spent.values(), default=0.0))
+    label = f"{label}, {prefix}{unit}" if prefix + unit else label
+    points = {line.name: (spent[line.name] / scale, line.mean.mean) for line in table if line.name in spent}
     front = compare.pareto(points)
     figure = go.Figure()
     figure.add_scatter(
@@ -106,6 +114,9 @@ def _colour(names: Sequence[str], name: str) -> str:
 
 
 def _html(figure: go.Figure, title: str, x: str, y: str) -> str:
-    figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, **LAYOUT)
+    names = [trace.name for trace in figure.data if trace.showlegend is not False]
+    lines = -(-sum(len(name) + 8 for name in names) // 60)  # of the legend, about
+    height = HEIGHT + LEGEND_LINE * lines
+    figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, height=height, **LAYOUT, **CLEAR)
     options: dict[str, Any] = {"full_html": False, "include_plotlyjs": False, "config": {"responsive": True}}
     return figure.to_html(**options)

@@ -10,16 +10,15 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 from plotly.offline import get_plotlyjs
 
 from nvlm_jax.evaluation import results
 from nvlm_jax.sweeps import charts, compare
 from nvlm_jax.sweeps.record import value
 from nvlm_jax.sweeps.store import FINISHED, Run
+from nvlm_jax.webpage import template
 
-TEMPLATE = "report.html.j2"
-COSTS = {"flops": "training FLOPs", "seconds": "training seconds", "parameters": "parameters"}
+TEMPLATE = pathlib.Path(__file__).parent / "templates" / "report.html.j2"
 
 
 @dataclasses.dataclass
@@ -82,15 +81,9 @@ def write(path: pathlib.Path, plan: Mapping[str, Any], runs: Sequence[Run]) -> l
         raise ValueError(f"{plan['name']}: no run is finished; run launch.sweep first")
     table = lines(plan, runs)
     finished = [item for line in table for item in line.found]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "percent": percent, "large": large}
-    text = environment.get_template(TEMPLATE).render(
+    template.write(
+        path,
+        TEMPLATE,
         plan=plan,
         table=table,
         percent_metric="accuracy" in plan["metric"],
@@ -98,37 +91,20 @@ def write(path: pathlib.Path, plan: Mapping[str, Any], runs: Sequence[Run]) -> l
             ("Accuracy by question type", charts.types(table), _shares(table, "by_type")),
             ("Accuracy by kind of question", "", _shares(table, "by_kind")),
         ],
-        pareto=[charts.pareto(table, plan["metric"], cost, label) for cost, label in COSTS.items()],
+        pareto=[charts.pareto(table, plan["metric"], cost) for cost in charts.COSTS],
         curves=charts.curves(runs),
         gates=charts.gates(table),
+        changed=[
+            {"name": name, "differences": record["differences"]}
+            for name, record in plan["variants"].items()
+            if record["differences"]
+        ],
         states=[(run, run.state()) for run in runs if run.state()["status"] != FINISHED],
         commits=sorted({str(item["commit"]) for item in finished}),
         devices=sorted({item["device"] for item in finished}),
         script=get_plotlyjs(),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
     return [line.problem for line in table if line.problem]
-
-
-def number(figure: float | None) -> str:
-    """Four significant digits, or a dash."""
-    return "–" if figure is None else f"{figure:.4g}"
-
-
-def percent(share: float | None, sign: bool = False) -> str:
-    """0.853 -> 85.3; a dash for None."""
-    return "–" if share is None else f"{100 * share:{'+' if sign else ''}.1f}"
-
-
-def large(figure: float | None) -> str:
-    """1.23e12 -> 1.23 T."""
-    if figure is None:
-        return "–"
-    for power, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(figure) >= power:
-            return f"{figure / power:.3g} {unit}"
-    return f"{figure:.3g}"
 
 
 def _values(runs: Sequence[Run], metric: str) -> dict[int, float]:

@@ -1,0 +1,1 @@
+"""What all HTML pages share: one base, one stylesheet, one set of filters. Imports neither JAX nor Plotly."""
