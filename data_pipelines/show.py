@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
@@ -33,6 +32,7 @@ from nvlm_jax.inputs.batch import Batch, Sample
 from nvlm_jax.inputs.tags import tile_tags
 from nvlm_jax.inputs.tiling import choose_grid, open_image, tile_count
 from nvlm_jax.inputs.tokenizer import Tokenizer
+from nvlm_jax.webpage import template
 
 HERE = pathlib.Path(__file__).parent
 KINDS = ("plain", "loss", "tag", "image")
@@ -117,20 +117,10 @@ def describe(shown: Shown, sees: Sees) -> dict[str, Any]:
 
 def write_page(path: pathlib.Path, page: dict[str, Any]) -> None:
     """Draw what `describe` returned."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": lambda share: f"{100 * share:.1f}", "thousands": lambda n: f"{n:,}"}
     script = (HERE / "show.js").read_text(encoding="utf-8")
     # The page names the one script that may run in it; nothing that data could smuggle in has this hash.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = environment.get_template("show.html.j2").render(page, script=Markup(script), script_hash=digest)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    template.write(path, HERE / "show.html.j2", **page, script=Markup(script), script_hash=digest)
 
 
 def _left_out(shown: Shown) -> Iterator[dict[str, Any]]:

@@ -29,8 +29,9 @@ from nvlm_jax.serving.prompts import Prompts
 from nvlm_jax.serving.replies import Logprobs, Reply
 from nvlm_jax.serving.settings import Settings
 from nvlm_jax.serving.worker import Worker
+from nvlm_jax.webpage import template
 
-PAGE = pathlib.Path(__file__).with_name("page.html")
+PAGE = pathlib.Path(__file__).with_name("page.html.j2")
 # The page is one file: nothing is loaded from elsewhere.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
@@ -228,9 +229,11 @@ def make_app(server: Server) -> fastapi.FastAPI:
     async def metrics() -> Response:
         return PlainTextResponse(server.metrics.text(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
+    chat = template.render(PAGE)
+
     @app.get("/")
     async def page() -> Response:
-        return HTMLResponse(PAGE.read_text("utf-8"), headers={"Content-Security-Policy": POLICY})
+        return HTMLResponse(chat, headers={"Content-Security-Policy": POLICY})
 
     return app
 
