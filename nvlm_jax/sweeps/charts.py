@@ -16,12 +16,15 @@ from nvlm_jax.training.telemetry import METRICS, read_metrics
 if TYPE_CHECKING:
     from nvlm_jax.sweeps.page import Line
 
-COLOURS = qualitative.Dark24
+DIM = {"#511CFB", "#750D86", "#222A2A", "#6C4516", "#0D2A63", "#AF0038", "#620042", "#862A16", "#1616A7"}
+COLOURS = [colour for colour in qualitative.Dark24 if colour not in DIM]  # what stands out on white and on black
 POINTS = 150  # of a curve, at most
 COSTS = {"flops": ("training FLOPs", "FLOP"), "seconds": ("training seconds", ""), "parameters": ("parameters", "")}
-HEIGHT, LEGEND_LINE = 340, 20  # pixels of a chart without its legend, and of a line of that
-LEGEND = {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"}  # beside, paper and phones would cut it off
-LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 15, "t": 45, "b": 50}, "legend": LEGEND}
+HEIGHT, MARGIN = 340, {"l": 60, "r": 15, "t": 45}  # pixels; the height without the legend
+LEGEND_LINE, LEGEND_WIDTH = 20, 320  # pixels of a line of the legend: as many as fit a phone
+# Below the chart: beside it, paper and phones would cut it off.
+LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
+LAYOUT = {"template": "plotly_white", "legend": LEGEND, "title_font_size": 14}
 CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}  # the page's own background
 
 
@@ -62,7 +65,7 @@ def pareto(table: Sequence[Line], metric: str, cost: str) -> str:
     label, unit = COSTS[cost]
     # The axis counts in the unit that tables write, GFLOP for one; Plotly's own ticks would say B for G.
     scale, prefix = prefix_of(max(spent.values(), default=0.0))
-    label = f"{label}, {prefix}{unit}" if prefix + unit else label
+    axis = f"{label}, {prefix}{unit}" if prefix + unit else label
     points = {line.name: (spent[line.name] / scale, line.mean.mean) for line in table if line.name in spent}
     front = compare.pareto(points)
     figure = go.Figure()
@@ -81,7 +84,7 @@ def pareto(table: Sequence[Line], metric: str, cost: str) -> str:
             marker = {"size": 11, "color": _colour(names, line.name), "symbol": "star" if line.base else "circle"}
             x, y = points[line.name]
             figure.add_scatter(x=[x], y=[y], mode="markers", name=line.name, error_y=bars, marker=marker)
-    return _html(figure, f"{metric} against {label}", label, metric)
+    return _html(figure, f"{metric} against {label}", axis, metric)
 
 
 def gates(table: Sequence[Line]) -> str:
@@ -115,8 +118,9 @@ def _colour(names: Sequence[str], name: str) -> str:
 
 def _html(figure: go.Figure, title: str, x: str, y: str) -> str:
     names = [trace.name for trace in figure.data if trace.showlegend is not False]
-    lines = -(-sum(len(name) + 8 for name in names) // 60)  # of the legend, about
-    height = HEIGHT + LEGEND_LINE * lines
-    figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, height=height, **LAYOUT, **CLEAR)
+    entry = 45 + 7 * max(map(len, names), default=0)  # pixels, about
+    legend = LEGEND_LINE * -(-len(names) // max(1, LEGEND_WIDTH // entry))
+    size = {"height": HEIGHT + legend, "margin": MARGIN | {"b": 55 + legend}}
+    figure.update_layout(title=title, xaxis_title=x, yaxis_title=y, **size, **LAYOUT, **CLEAR)
     options: dict[str, Any] = {"full_html": False, "include_plotlyjs": False, "config": {"responsive": True}}
     return figure.to_html(**options)
