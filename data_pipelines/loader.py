@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -34,6 +36,10 @@ from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.inputs.packing import pack_batch, weigh
 
 AHEAD = 2  # batches that are kept ready, of each worker
+
+
+class DataWorkerDied(RuntimeError):
+    """A worker process of the data has ended before the run."""
 
 
 class BatchInfo(NamedTuple):
@@ -167,6 +173,7 @@ def batches(
 
     Raises:
         TooManyBadSamples: the share of samples that could not be read or built exceeds `data.max_bad_share`.
+        DataWorkerDied: a worker process was killed, for want of memory for instance.
         ValueError: a start beyond the plan, or hosts that do not divide the batch.
     """
     rows, steps = config.train.batch_rows, len(plan) // config.train.batch_rows
@@ -188,7 +195,7 @@ def _batches(
     local = config.train.batch_rows // process_count
     iterator = iter(_dataset(config, plan, start_step, process_index * local, local))
     try:
-        for step, (batch, read, dropped_turns, faults) in enumerate(iterator, start_step):
+        for step, (batch, read, dropped_turns, faults) in enumerate(_of_workers(iterator), start_step):
             info = describe(plan, ids, step, config.train.batch_rows)
             info = info._replace(read=read, dropped_turns=dropped_turns, bad=tuple(faults))
             bad.add(read, info.bad)
@@ -198,6 +205,21 @@ def _batches(
         bad.check(end=True)
     finally:
         iterator.close()
+
+
+def _of_workers(iterator: Iterator[Any]) -> Iterator[Any]:
+    """What the workers make. Raises DataWorkerDied where one of their processes has ended."""
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        if not (ended := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error))):
+            raise
+        code = int(ended[1])
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        raise DataWorkerDied(
+            f"a process that reads data {how}. What is saved is kept: start the same command again; if the machine "
+            "was short of memory, with fewer --config.data.workers"
+        ) from error
 
 
 def describe(plan: Plan, ids: Sequence[Any], step: int, batch_rows: int) -> BatchInfo:

@@ -16,6 +16,7 @@ import sys
 from absl import app, flags
 from rich.table import Table
 
+from launch.command import run_command
 from nvlm_jax.evaluation import report
 from nvlm_jax.evaluation.compare import Comparison, NotComparable, compare
 from nvlm_jax.terminal import print_tables
@@ -61,4 +62,4 @@ def table(found: list[Comparison], first: str, second: str) -> Table:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

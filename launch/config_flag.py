@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from configs import locate
+from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+from nvlm_jax.training.llm_tokenizer import with_tokenizer_of_llm
 
 
 class _Parser(ConfigFileFlagParser):
     def parse(self, path: str) -> ml_collections.ConfigDict:
         file, colon, choices = path.partition(":")
-        return super().parse(locate(file) + colon + choices)
+        try:
+            return super().parse(locate(file) + colon + choices)
+        except Exception as error:  # ml_collections puts a traceback into the message of some
+            cause = error.__context__ if str(error).startswith("Error whilst parsing") else error
+            text = str(cause) if isinstance(cause, ConfigError) else f"does not run: {type(cause).__name__}: {cause}"
+            raise ValueError(text) from cause
+
+
+def run_config(mapping: Mapping[str, Any]) -> RunConfig:
+    """The run that --config and its flags ask for; an LLM brings its tokenizer unless a flag names another.
+
+    Args:
+        mapping: the value of --config, as a plain mapping.
+
+    Raises:
+        ConfigError: as `from_mapping`; or `init` names a checkpoint that cannot be read.
+    """
+    config, given = from_mapping(RunConfig, mapping), config_flags.get_override_values(flags.FLAGS["config"])
+    if given.get("inputs.system"):  # the default text, too, where it is asked for
+        config = dataclasses.replace(config, inputs=dataclasses.replace(config.inputs, system=given["inputs.system"]))
+    named = given.get("init.llm") or given.get("init.checkpoint") or not config.inputs.tokenizer
+    return with_tokenizer_of_llm(config) if named and "inputs.tokenizer" not in given else config
 
 
 def define_config(text: str) -> flags.FlagHolder[ml_collections.ConfigDict]:

@@ -13,6 +13,7 @@ import time
 
 from absl import app, flags, logging
 
+from launch.command import run_command
 from nvlm_jax.config import ConfigError
 from nvlm_jax.convert import CheckpointError
 from nvlm_jax.training.imported import export_hf, import_hf
@@ -60,4 +61,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

@@ -31,6 +31,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from data_pipelines.records import DatasetError, RecordSource
+from launch.command import run_command
 from nvlm_jax.config import ConfigError
 from nvlm_jax.evaluation import check, embedded, report, results, session, subject, watch
 from nvlm_jax.evaluation.benchmark import Benchmark
@@ -203,4 +204,4 @@ def _advance(bar: Progress, tasks: Mapping[str, Any], name: str, answered: int) 
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

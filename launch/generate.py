@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 
 import nvlm_jax
+from launch.command import run_command
 from nvlm_jax.config import ConfigError
 from nvlm_jax.convert import CheckpointError
 from nvlm_jax.inputs.batch import Message
@@ -84,4 +85,4 @@ def _read_line() -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

@@ -19,6 +19,7 @@ from typing import Any
 
 from absl import app, flags
 
+from launch.command import run_command
 from launch.config_flag import define_config
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 from nvlm_jax.parallel.mesh import make_mesh, parse_mesh
@@ -79,4 +80,4 @@ def make_plans() -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    run_command(main)

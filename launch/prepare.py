@@ -42,8 +42,9 @@ from data_pipelines.prepare import SHARD, PrepareError, made_shards, prepare
 from data_pipelines.raw.entry import LayoutError, Spec
 from data_pipelines.raw.internvl import meta_specs
 from data_pipelines.records import DatasetError, read_manifest
-from launch.config_flag import define_config
-from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+from launch.command import run_command
+from launch.config_flag import define_config, run_config
+from nvlm_jax.config import ConfigError
 
 DATASET = flags.DEFINE_string("dataset", "embedded", "`embedded`, a row of the paper's tables, or a name with --layout")
 OUT = flags.DEFINE_string("out", None, "directory that the datasets are written to")
@@ -122,7 +123,7 @@ def suggest_budgets() -> None:
     if CONFIG.value is None:
         raise app.UsageError("--suggest_budgets needs the run: --config=configs/nvlm.py:arch=d,size=72b,stage=sft")
     try:
-        config = from_mapping(RunConfig, CONFIG.value.to_dict())
+        config = run_config(CONFIG.value.to_dict())
         blend, lengths = open_blend(config, open_sources(config), limited=False)
         draws = budgets.draw(blend, lengths)
         now = config.data
@@ -215,4 +216,4 @@ def _bars() -> Iterator[Progress]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from configs.nvlm import ARCHS, TINY_DATA, get_config
 from data_pipelines import embedded
+from launch.command import run_command
 from nvlm_jax import json_text
 from nvlm_jax.config import RunConfig, from_mapping
 from nvlm_jax.evaluation import report, results
@@ -235,4 +236,4 @@ def table(entries: list[dict[str, Any]]) -> Table:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

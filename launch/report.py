@@ -16,6 +16,7 @@ import sys
 from absl import app, flags
 
 from configs import locate
+from launch.command import run_command
 from nvlm_jax.config import ConfigError
 from nvlm_jax.sweeps import claims, compare, page, rows, store, sweep_file
 
@@ -69,4 +70,4 @@ def claims_page() -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

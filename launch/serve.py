@@ -17,6 +17,7 @@ import sys
 from absl import app, flags, logging
 
 import nvlm_jax
+from launch.command import run_command
 from nvlm_jax.config import ConfigError, DecoderConfig
 from nvlm_jax.convert import CheckpointError
 
@@ -77,4 +78,4 @@ def longest_prompt(decoder: DecoderConfig) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

@@ -24,8 +24,9 @@ from data_pipelines import picture, show
 from data_pipelines.blend import PlanError
 from data_pipelines.records import DatasetError
 from launch.blends import with_blend
-from launch.config_flag import define_config
-from nvlm_jax.config import ConfigError, ModelConfig, RunConfig, from_mapping
+from launch.command import run_command
+from launch.config_flag import define_config, run_config
+from nvlm_jax.config import ConfigError, ModelConfig
 from nvlm_jax.inputs.batch import Batch
 from nvlm_jax.models.attention import CausalMask, TileMask
 from nvlm_jax.models.cross_attention import CrossAttention
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("nothing to write: give --out=page.html, --picture=page.png or both")
     jax.config.update("jax_platforms", "cpu")  # a training run may hold the accelerator
     try:
-        config = from_mapping(RunConfig, with_blend(CONFIG.value))
+        config = run_config(with_blend(CONFIG.value))
         if PICTURE.value:
             picture.write_picture(pathlib.Path(PICTURE.value), config.inputs, config.model.vision.image_size)
             print(PICTURE.value)
@@ -94,4 +95,4 @@ def _in_the_decoder(model: ModelConfig, batch: Batch) -> np.ndarray:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    run_command(main)

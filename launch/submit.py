@@ -22,6 +22,7 @@ from typing import Any
 import jinja2
 from absl import app, flags
 
+from launch.command import run_command
 from launch.config_flag import define_config
 from launch.platform_flags import environment
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
@@ -141,4 +142,4 @@ def fill(template: Path, values: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    run_command(main)

@@ -25,15 +25,14 @@ from optuna.trial import TrialState
 
 from configs import locate
 from data_pipelines.loader import samples_per_step
-from data_pipelines.plan import PlanError
-from data_pipelines.records import DatasetError
 from launch import sweep_data
+from launch.command import run_command
 from nvlm_jax.config import ConfigError
 from nvlm_jax.planning import search as planning
 from nvlm_jax.planning.chips import Chip
 from nvlm_jax.planning.compile import planned_devices
 from nvlm_jax.sweeps import budgets, cluster, store, sweep_file, tables, variants
-from nvlm_jax.sweeps.runner import Runner, Stopped
+from nvlm_jax.sweeps.runner import Runner
 from nvlm_jax.sweeps.search import SEARCHES, Search, ended, failed
 from nvlm_jax.terminal import print_tables
 from nvlm_jax.training.run_data import RunData
@@ -56,7 +55,6 @@ TRIALS = flags.DEFINE_integer("trials", 20, "of the search, earlier ones include
 ACCEPT = flags.DEFINE_bool("accept_data", False, "go on though a dataset has changed since the sweep began; recorded")
 OPTIONS = flags.DEFINE_string("cluster", None, "YAML file with the cluster's options; see docs/sweeps.md")
 
-EXPECTED = (ConfigError, DatasetError, PlanError, sweep_file.SweepError, cluster.SubmitError, Stopped)
 CLUSTER = {
     "python": "python",
     "root": ".",
@@ -73,17 +71,14 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
     logging.set_verbosity(logging.WARNING)
-    try:
-        if STATUS.value:
-            print_tables(tables.status_table(*store.read_runs(STATUS.value)))
-            return
-        if not (CONFIG.value and WORKDIR.value):
-            raise app.UsageError("--config and --workdir are needed (or --status=WORKDIR)")
-        if TOPOLOGY.value and (SEARCH.value or not DRY.value):
-            raise app.UsageError("--topology plans alone: add --dry_run (and no --search)")
-        failed = search() if SEARCH.value else sweep()
-    except EXPECTED as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    if STATUS.value:
+        print_tables(tables.status_table(*store.read_runs(STATUS.value)))
+        return
+    if not (CONFIG.value and WORKDIR.value):
+        raise app.UsageError("--config and --workdir are needed (or --status=WORKDIR)")
+    if TOPOLOGY.value and (SEARCH.value or not DRY.value):
+        raise app.UsageError("--topology plans alone: add --dry_run (and no --search)")
+    failed = search() if SEARCH.value else sweep()
     if failed:
         sys.exit(f"{len(failed)} failed; run the same command again to go on with them")
 
@@ -229,4 +224,4 @@ def submit(plan: sweep_file.Sweep) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

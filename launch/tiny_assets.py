@@ -19,6 +19,7 @@ from flax import nnx
 
 from configs.nvlm import LLM_STAGES, TINY_ASSETS, TINY_DATA, get_config
 from data_pipelines import embedded
+from launch.command import run_command
 from nvlm_jax.convert.write import write_hf
 from nvlm_jax.training.checkpoints import restore_model
 
@@ -58,4 +59,4 @@ def write(vision: pathlib.Path, llm: pathlib.Path, out: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

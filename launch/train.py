@@ -23,23 +23,17 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from data_pipelines.blend import PlanError
-from data_pipelines.faults import TooManyBadSamples
 from data_pipelines.loader import batches, drawn, fingerprints, make_plan
-from data_pipelines.records import DatasetError
 from launch.blends import with_blend
-from launch.config_flag import define_config
-from nvlm_jax.config import ConfigError, RunConfig, from_mapping
+from launch.command import run_command
+from launch.config_flag import define_config, run_config
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.parallel.processes import first_before_others, is_first, row_share, start_processes
 from nvlm_jax.parallel.watch import REQUEUE
-from nvlm_jax.training.checkpoints import CheckpointError
-from nvlm_jax.training.loop import NonFiniteLoss, train
+from nvlm_jax.training.loop import train
 from nvlm_jax.training.run_data import RunData
 
 CONFIG = define_config("configs/nvlm.py:arch=d,size=tiny,stage=sft")
-# Faults of what the run was given, not of the code: their messages say what to do, a traceback would not.
-EXPECTED = (ConfigError, DatasetError, PlanError, TooManyBadSamples, CheckpointError, NonFiniteLoss)
 WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run", required=True)
 ACCEPT = flags.DEFINE_bool("accept_data", False, "go on though a dataset has changed since the run began; recorded")
 
@@ -49,22 +43,19 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
     show_logs()
     use_compilation_cache(Path(WORKDIR.value).absolute().parent / ".jax_cache")
-    try:
-        config = from_mapping(RunConfig, with_blend(CONFIG.value))
-        start_processes(local=config.train.local)
-        mesh = make_mesh(config.mesh)
-        plan = first_before_others(lambda: make_plan(config), "plan")
-        for each in drawn(config, plan):
-            logging.getLogger("data_pipelines").info(
-                "dataset %s: %d samples, %d drawn: %.2f epochs, %d repeats",
-                *(each.name, each.size, each.drawn, each.epochs, each.repeats),
-            )
-        index, count = row_share(mesh, config.train.batch_rows)
-        data = partial(batches, config, plan, process_index=index, process_count=count)
-        known = RunData(fingerprints(config.data.blend), ACCEPT.value)
-        outcome = train(config, WORKDIR.value, data, plan.groups, mesh, known)
-    except EXPECTED as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    config = run_config(with_blend(CONFIG.value))
+    start_processes(local=config.train.local)
+    mesh = make_mesh(config.mesh)
+    plan = first_before_others(lambda: make_plan(config), "plan")
+    for each in drawn(config, plan):
+        logging.getLogger("data_pipelines").info(
+            "dataset %s: %d samples, %d drawn: %.2f epochs, %d repeats",
+            *(each.name, each.size, each.drawn, each.epochs, each.repeats),
+        )
+    index, count = row_share(mesh, config.train.batch_rows)
+    data = partial(batches, config, plan, process_index=index, process_count=count)
+    known = RunData(fingerprints(config.data.blend), ACCEPT.value)
+    outcome = train(config, WORKDIR.value, data, plan.groups, mesh, known)
     if outcome.finished:
         say(f"{WORKDIR.value}: finished, {outcome.step} steps")
     else:
@@ -99,4 +90,4 @@ def command() -> str:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    run_command(main)

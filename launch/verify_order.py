@@ -19,6 +19,7 @@ from absl import app, flags
 from data_pipelines.blend import PlanError
 from data_pipelines.loader import describe, make_plan, open_sources
 from data_pipelines.records import DatasetError
+from launch.command import run_command
 from nvlm_jax import json_text
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 
@@ -85,4 +86,4 @@ def _hashes(workdir: Path) -> Iterator[tuple[int, str]]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

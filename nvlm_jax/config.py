@@ -37,6 +37,7 @@ LOSS_PERS = ("token", "sample", "sqrt")
 CROSS_ATTENTION_INITS = ("", "decoder")
 DTYPES = ("float32", "bfloat16")
 LOCAL_KINDS = ("", "slices", "gke")
+SYSTEM = "Follow the user's instruction and answer questions."
 # Keys of earlier versions, as saved with checkpoints.
 RENAMED = {"joined_image_prefix": "joined_as_released_hf"}
 T = TypeVar("T")
@@ -124,7 +125,7 @@ class ModelConfig:
 class InputConfig:
     """How a sample becomes tokens and tiles. Stored with every checkpoint: it is part of the model."""
 
-    tokenizer: str = ""  # a directory with tokenizer.json, or that file
+    tokenizer: str = ""  # a directory with tokenizer.json, or that file; the commands take init's where it is empty
     tile_tags: str = "1d"  # none | 1d | grid | box
     max_tiles: Annotated[int, Range(1, 10**4)] = 6  # regular tiles of an image, without the thumbnail
     thumbnail: bool = True
@@ -135,11 +136,16 @@ class InputConfig:
     # chatml (SFT) | plain (pretraining: image block, prompt, answer) | checkpoint (the template beside the tokenizer) |
     # dense (encoder labels)
     template: str = "chatml"
-    system: str = "Follow the user's instruction and answer questions."  # empty = none, or the checkpoint's own
+    # Empty = none, or with template checkpoint what that says itself; None = SYSTEM, with template checkpoint empty.
+    system: str | None = None
     joined_as_released_hf: bool = False  # "<Image><tile_1>" tokenized as one string, as the released HF code serves it
     question_tags: bool = True  # a tag in a user's text reads its tile in cross-attention as the block's own tags do
     question_focus: bool = False  # and where a question names one tile, so does the rest of its turn, answer included
     max_images: Size = 8  # of one sample
+
+    def __post_init__(self) -> None:
+        if self.system is None:
+            object.__setattr__(self, "system", "" if self.template == "checkpoint" else SYSTEM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +157,7 @@ class InitConfig:
     projector: str = ""
     cross_attention: str = ""  # decoder = gated layers start as copies of the decoder layers behind them; empty = fresh
     checkpoint: str = ""  # all parts at once (a previous stage); excludes the others
+    other_tokenizer: bool = False  # inputs.tokenizer may be another than that of `llm`, which then learns new ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +270,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], stored: bool = False)
     """
     faults: list[str] = []
     value = build(cls, mapping, faults, RENAMED)
+    if not stored and isinstance(value, RunConfig):
+        value = _own_system(value)
     if not faults and isinstance(value, RunConfig):
         faults = run_faults(value)
     whole = isinstance(value, RunConfig)
@@ -273,6 +282,13 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], stored: bool = False)
 def check_training(run: RunConfig) -> None:
     """Raise ConfigError, with all faults, unless a run can train with its numbers; `from_mapping` has done so."""
     _raise(training_faults(run))
+
+
+def _own_system(run: RunConfig) -> RunConfig:
+    """Named configurations spell the default text out; it must not displace that of a checkpoint's template."""
+    if run.inputs.template != "checkpoint" or run.inputs.system != SYSTEM:
+        return run
+    return dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, system=""))
 
 
 def _raise(faults: Sequence[str]) -> None:
@@ -290,9 +306,9 @@ def training_faults(run: RunConfig) -> list[str]:
             f"optimizer.min_learning_rate: {lowest} is above optimizer.learning_rate {highest}, which falls to it",
         ),
         (
-            inputs.image_token != inputs.end_token,
-            f"inputs.image_token: {inputs.image_token!r} is inputs.end_token as well; two tokens are needed, one for "
-            "an image's places and one that ends an answer",
+            inputs.image_token not in (inputs.end_token, "<|im_start|>"),
+            f"inputs.image_token: {inputs.image_token!r} begins or ends a message (inputs.end_token); an image's "
+            "places need a token of their own",
         ),
         (model.dtype in DTYPES, f"model.dtype: {model.dtype!r} is none of {', '.join(DTYPES)}"),
         (model.frozen_dtype in DTYPES, f"model.frozen_dtype: {model.frozen_dtype!r} is none of {', '.join(DTYPES)}"),

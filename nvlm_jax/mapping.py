@@ -54,7 +54,7 @@ def nearest_key(cls: type, key: str) -> str:
     Keys of the same folder count first, then keys of any folder with that last name: `steps` is `train.steps`.
     """
     folder, _, name = key.rpartition(".")
-    keys = list(_dotted(cls))
+    keys = list(dotted_keys(cls))
     here = [each for each in keys if each.rpartition(".")[0] == folder]
     if close := difflib.get_close_matches(key, here, n=1, cutoff=0.75):
         return close[0]
@@ -66,13 +66,14 @@ def nearest_key(cls: type, key: str) -> str:
     return difflib.get_close_matches(key, here if here and not folder else keys, n=1, cutoff=0.0)[0]
 
 
-def _dotted(cls: type, prefix: str = "") -> Iterator[str]:
+def dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
+    """Every key of a dataclass, folders too: `train`, `train.steps` ...; of a list's items without its index."""
     for name, hint in typing.get_type_hints(cls).items():
         yield prefix + name
         kinds = [hint, *typing.get_args(hint)]
         inner = next((each for each in kinds if dataclasses.is_dataclass(each)), None)
-        if inner and typing.get_origin(hint) is not tuple:
-            yield from _dotted(inner, f"{prefix}{name}.")
+        if inner:
+            yield from dotted_keys(inner, f"{prefix}{name}.")
 
 
 def _coerce(hint: Any, value: Any, key: str, faults: list[str], renamed: Mapping[str, str]) -> Any:

@@ -104,7 +104,7 @@ CROSS = {"every": 1, "gate_init": 0.0, "tag_embeddings": 0}
         ("arch=x", {"model__cross_attention__place": 1}, "model.cross_attention.place: 1 is none of a group"),
         ("arch=x", {"model__cross_attention__resampler_latents": -1}, "model.cross_attention.resampler_latents: -1"),
         ("arch=d", {"optimizer__min_learning_rate": 0.5}, "optimizer.min_learning_rate: 0.5 is above"),
-        ("arch=d", {"inputs__image_token": "<|im_end|>"}, "inputs.image_token: '<|im_end|>' is inputs.end_token as"),
+        ("arch=d", {"inputs__image_token": "<|im_end|>"}, "inputs.image_token: '<|im_end|>' begins or ends"),
         ("arch=d", {"model__dtype": "float12"}, "model.dtype: 'float12' is none of float32, bfloat16"),
     ],
 )

@@ -12,6 +12,7 @@ from absl import app, flags
 
 from data_pipelines.blend import PlanError
 from data_pipelines.records import DatasetError
+from launch.command import run_command
 from nvlm_jax.config import ConfigError
 
 EXPECTED = (ConfigError, DatasetError, PlanError, ValueError)
@@ -39,4 +40,4 @@ def run(name: str, measure: Callable[[Path], Any], report: Callable[[Any], str])
         (path / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
         print(report(result), flush=True)
 
-    app.run(main)
+    run_command(main)

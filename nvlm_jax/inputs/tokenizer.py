@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import tokenizers
 
 from nvlm_jax import json_text
+from nvlm_jax.config import ConfigError
 from nvlm_jax.inputs.errors import words
 from nvlm_jax.inputs.token_bytes import TokenBytes
 
@@ -34,7 +35,7 @@ class Tokenizer:
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: the file is no tokenizer.
+            ConfigError: the file is no tokenizer.
         """
         self.path = pathlib.Path(path)
         file = _file(self.path)
@@ -47,7 +48,7 @@ class Tokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises plain Exception
-            raise ValueError(f"inputs.tokenizer: {file} is no tokenizer: {words(error):.300}") from error
+            raise ConfigError(f"inputs.tokenizer: {file} is no tokenizer: {words(error):.300}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # Some files do not mark all of their control tokens as special, and only special ones can be left as text.
@@ -68,13 +69,17 @@ class Tokenizer:
         """The id of a special token.
 
         Raises:
-            ValueError: the vocabulary has no such token.
+            ConfigError: the vocabulary has no such token.
         """
         token = self._tokenizer.token_to_id(name)
         if token is None:
             known = ", ".join(sorted(self.added_tokens)[:20])
-            raise ValueError(f"inputs.tokenizer: {self.path} has no token {name!r}; its special tokens are {known}")
+            raise ConfigError(f"inputs.tokenizer: {self.path} has no token {name!r}; its special tokens are {known}")
         return token
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every token with its id, special ones included."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
 
     @property
     def added_tokens(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from nvlm_jax.models.build import Model, abstract_model, build_model
 from nvlm_jax.parallel.sharding import path_text
 from nvlm_jax.training.checkpoints import place, restore_model
 from nvlm_jax.training.imported import open_checkpoint, restore_parameters
+from nvlm_jax.training.llm_tokenizer import check_tokenizer
 from nvlm_jax.training.steps import is_checkpoint
 from nvlm_jax.training.workdir import differences, flatten
 
@@ -40,8 +41,8 @@ def initial_model(config: RunConfig, mesh: Mesh | None = None) -> Model:
         mesh: where to put the parameters, each straight onto its own devices; None = the first device.
 
     Raises:
-        ConfigError: a checkpoint of another architecture, tag format or size, or a parameter that the source has too
-            many or too few of.
+        ConfigError: a checkpoint of another architecture, tag format or size, a parameter that the source has too
+            many or too few of, or another tokenizer than that of `init.llm`.
     """
     graphdef, abstract = nnx.split(abstract_model(config.model))
     variables = dict(nnx.to_flat_state(place(_trained_dtypes(abstract, config), mesh)))
@@ -114,6 +115,8 @@ def _loaded(config: RunConfig, target: dict[Path, Any], mesh: Mesh | None) -> di
             wanted = {path: leaf for path, leaf in target.items() if path[0] == part}
             if not wanted:
                 raise ConfigError(f"init.{key}: {source} is given, but this model has no part {part}")
+            if key == "llm":
+                check_tokenizer(config)
             loaded |= _fit(_read(source, key, config, wanted), wanted, source, f"init.{key}")
     return loaded
 
@@ -122,9 +125,7 @@ def _read(source: str, key: str, config: RunConfig, wanted: dict[Path, Any]) -> 
     """All parameters of one part: of a workdir or a step's directory, otherwise of a Hugging Face directory."""
     if not is_checkpoint(source):
         return place_part(open_part(source, key, config.model), wanted)
-    run, arrays = open_checkpoint(source)
-    if key == "llm" and (other := _other_tokenizer(run, config)):  # it may have been added to
-        log.warning("init.llm: %s was trained with another tokenizer; %s", source, other)
+    arrays = open_checkpoint(source)[1]
     found = {path: array for path, array in arrays.items() if path[0] == PARTS[key]}
     _check_fit(found, wanted, source, f"init.{key}")
     return restore_parameters(source, wanted)

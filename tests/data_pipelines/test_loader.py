@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import multiprocessing
 import pickle
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from data_pipelines.blend import Blend
 from data_pipelines.faults import BadSamples, TooManyBadSamples
-from data_pipelines.loader import batches, describe, drawn, make_plan, samples_per_step
+from data_pipelines.loader import DataWorkerDied, batches, describe, drawn, make_plan, samples_per_step
 from data_pipelines.plan import Budgets, Plan, plan_rows, write_plan
 from data_pipelines.records import DatasetError, RecordSource, write_dataset
 from nvlm_jax.config import DatasetConfig
@@ -106,6 +107,16 @@ def test_worker_processes_change_nothing(make_config):
     loaded = list(batches(with_workers, plan, 2))
     assert_same(loaded, batches(config, plan, 2))
     assert type(loaded[0][0].tokens) is np.ndarray
+
+
+def test_a_killed_worker_is_said_in_a_line(make_config):
+    config = make_config(steps=12, workers=1)
+    feed, before = batches(config, make_plan(config)), set(multiprocessing.active_children())
+    next(feed)
+    for worker in set(multiprocessing.active_children()) - before:
+        worker.kill()
+    with pytest.raises(DataWorkerDied, match=r"process that reads data was killed by SIGKILL\. What is saved"):
+        list(feed)
 
 
 def test_hosts_and_workers_may_change_in_the_middle_of_a_run(make_config):

@@ -12,12 +12,12 @@ from tests.sweeps.files import write_sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUICK = """
-from absl import app
+from launch.command import run_command
 from launch import sweep
 from nvlm_jax.sweeps import runner
 
 runner.TRAIN, runner.EVALUATE = "stand_in_train", "stand_in_evaluate"
-app.run(sweep.main)
+run_command(sweep.main)
 """
 HEAD = """
 from configs import nvlm

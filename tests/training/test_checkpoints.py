@@ -1,6 +1,7 @@
 """Saving, restoring, falling back, and what is said when it cannot be done."""
 
 import json
+import resource
 import shutil
 
 import jax
@@ -92,6 +93,22 @@ def test_broken_frozen_parameters(runs, tmp_path):
     shutil.copytree(runs.whole / "checkpoints" / "6" / "params", workdir / "frozen")
     with pytest.raises(CheckpointError, match="cannot be read"):
         restore_model(workdir)
+
+
+@pytest.fixture
+def full_disk():
+    """No file of this process may grow beyond some bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_is_said_in_a_line(runs, tmp_path, full_disk):
+    checkpoints = Checkpoints(tmp_path / "run", keep=1)
+    frozen = restore_model(runs.whole)[1]
+    with pytest.raises(CheckpointError, match=r"could not be saved: File too large; there is no checkpoint yet\. Make"):
+        checkpoints.save_frozen(nnx.state(frozen))
 
 
 def test_frozen_parameters_are_saved_once(runs):
