@@ -12,6 +12,7 @@ import json
 import logging
 import pathlib
 import secrets
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ import pyarrow.parquet as pq
 from nvlm_jax import inputs as inputs_package
 from nvlm_jax.config import InputConfig, ModelConfig, to_mapping
 from nvlm_jax.inputs.batch import Sample
-from nvlm_jax.inputs.errors import ImageError
+from nvlm_jax.inputs.errors import ImageError, words
 from nvlm_jax.inputs.own_template import read_template, token_names
 from nvlm_jax.inputs.tiling import choose_grid, image_size, tile_count
 
@@ -113,19 +114,20 @@ def describe(
 
 def write(file: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write the index."""
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file, write_page_checksum=True)
 
 
 def join(file: pathlib.Path, parts: Iterable[pathlib.Path]) -> None:
     """Write the index that `parts`, files of this format, make together, one of them in memory at a time."""
-    with pq.ParquetWriter(file, SCHEMA) as writer:
+    with pq.ParquetWriter(file, SCHEMA, write_page_checksum=True) as writer:
         for part in parts:
             writer.write_table(pq.read_table(part, schema=SCHEMA))
 
 
 def read(path: pathlib.Path, columns: Iterable[str] | None = None) -> pa.Table:
     """The index of the dataset `path`, or some of its columns."""
-    return pq.read_table(pathlib.Path(path) / INDEX, columns=None if columns is None else list(columns))
+    names = None if columns is None else list(columns)
+    return pq.read_table(pathlib.Path(path) / INDEX, columns=names, page_checksum_verification=True)
 
 
 def builder_key(inputs: InputConfig, model: ModelConfig) -> str:
@@ -182,11 +184,18 @@ def lengths(
 
 
 def _load(file: pathlib.Path, size: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The measured lengths; None where there are none, or they are damaged: they are then measured anew."""
+    if not file.is_file():
+        return None
     try:
         measured = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except Exception as error:  # of a header that is damaged, of any kind
+        _LOG.warning("%s is damaged (%s): lengths are measured anew", file, words(error))
         return None
-    return (measured[:, 0], measured[:, 1]) if measured.shape == (size, 2) else None
+    if measured.shape != (size + 1, 2) or measured.dtype != np.int32 or measured[-1, 0] != _check_sum(measured[:-1]):
+        _LOG.warning("%s is damaged, or of another version: lengths are measured anew", file)
+        return None
+    return measured[:-1, 0], measured[:-1, 1]
 
 
 def _save(file: pathlib.Path, measured: np.ndarray) -> None:
@@ -194,10 +203,18 @@ def _save(file: pathlib.Path, measured: np.ndarray) -> None:
     partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with open(partial, "wb") as out:
-            np.save(out, measured)
+            np.save(out, np.concatenate([measured, [[_check_sum(measured), 0]]]).astype(np.int32))
         partial.replace(file)
     except OSError as error:
         _LOG.warning("lengths of %s are not kept: %s", file.parent, error)
+
+
+def _check_sum(measured: np.ndarray) -> int:
+    """CRC-32 of the lengths, as an int32: the row behind the last."""
+    sums = 0
+    for first in range(0, len(measured), 1 << 20):
+        sums = zlib.crc32(np.ascontiguousarray(measured[first : first + (1 << 20)]), sums)
+    return sums - (1 << 31)
 
 
 def _tiles(width: int, height: int) -> int:

@@ -31,8 +31,10 @@ from data_pipelines import packing as packing_module
 from data_pipelines.blend import Blend, PlanError
 from data_pipelines.packing import pack
 from nvlm_jax import json_text
+from nvlm_jax.inputs.errors import words
 
 BATCH = 4096  # rows of an Arrow record batch
+CHECK_SUM = b"crc32"  # of each batch, beside it
 _SAMPLE = pa.struct([("dataset", pa.int16()), ("sample", pa.int64()), ("tokens", pa.int32()), ("tiles", pa.int16())])
 _LOG = logging.getLogger(__name__)
 Lengths = tuple[np.ndarray, np.ndarray]  # tokens and tiles of every sample of a dataset, int32 [size] each
@@ -132,8 +134,11 @@ class Plan:
     def _batch(self, number: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         held, found = self._last
         if held != number:
-            lists = self._reader.get_batch(number).column(0)
-            found = tuple(c.to_numpy() for c in lists.values.flatten()), lists.offsets.to_numpy()
+            batch, metadata = self._reader.get_batch_with_custom_metadata(number)
+            batch.validate(full=True)
+            found = _arrays(batch)
+            if (metadata or {}).get(CHECK_SUM) != str(_check_sum(found)).encode():
+                raise PlanError(f"{self._source}: rows from {number * BATCH} on are damaged; remove the file")
             self._last = number, found
         return found
 
@@ -176,8 +181,8 @@ def plan_rows(
     drawn = [(name, each) for name, share, each in zip(blend.names, blend.shares, lengths, strict=True) if share > 0]
     dropped = {name: over for name, each in drawn if len(over := too_large(each, budgets))}
     file = directory and directory / f"plan-{plan_key(blend, lengths, budgets)}.arrow"
-    if file and file.exists() and len(Plan(file)) >= rows:
-        return Plan(file, rows, groups, dropped)
+    if file and (kept := _kept(file, rows, groups, dropped)):
+        return kept
     if file:
         partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")  # several hosts may write it at once
         try:
@@ -192,6 +197,22 @@ def plan_rows(
     buffer = pa.BufferOutputStream()
     write_plan(buffer, packed_windows(blend.fresh(), lengths, budgets), rows, blend.names, budgets)
     return Plan(buffer.getvalue(), rows, groups, dropped)
+
+
+def _kept(file: pathlib.Path, rows: int, groups: Sequence[str], dropped: Mapping[str, np.ndarray]) -> Plan | None:
+    """The plan in the file, every row checked; None where there is none as long, or it is damaged."""
+    if not file.is_file():
+        return None
+    try:
+        if len(Plan(file)) < rows:
+            return None
+        plan = Plan(file, rows, groups, dropped)
+        for _ in plan.blocks():
+            pass
+        return plan
+    except (PlanError, pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        _LOG.warning("%s is damaged (%s): the plan is made anew", file, words(error))
+        return None
 
 
 def plan_key(blend: Blend, lengths: Sequence[Lengths], budgets: Budgets) -> str:
@@ -241,10 +262,25 @@ def write_plan(
             if not count:
                 return
             segments = int(whole.lengths[:count].sum())
-            writer.write_batch(_record_batch(whole.lengths[:count], [c[:segments] for c in whole.columns], schema))
+            batch = _record_batch(whole.lengths[:count], [c[:segments] for c in whole.columns], schema)
+            writer.write_batch(batch, {CHECK_SUM: str(_check_sum(_arrays(batch)))})
             waiting = [Window(whole.lengths[count:], tuple(column[segments:] for column in whole.columns))]
             held -= count
             left = None if left is None else left - count
+
+
+def _arrays(batch: pa.RecordBatch) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Dataset, sample, tokens and tiles of all segments, and where each row's begin."""
+    lists = batch.column(0)
+    return tuple(column.to_numpy() for column in lists.values.flatten()), lists.offsets.to_numpy()
+
+
+def _check_sum(arrays: tuple[tuple[np.ndarray, ...], np.ndarray]) -> int:
+    columns, offsets = arrays
+    sums = zlib.crc32(np.ascontiguousarray(offsets))
+    for column in columns:
+        sums = zlib.crc32(np.ascontiguousarray(column), sums)
+    return sums
 
 
 def _join(windows: Sequence[Window]) -> Window:

@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +31,7 @@ from data_pipelines import index
 from data_pipelines.remote import Remote, is_remote
 from nvlm_jax import json_text
 from nvlm_jax.inputs.batch import Message, Sample
-from nvlm_jax.inputs.errors import BadSample
+from nvlm_jax.inputs.errors import BadSample, words
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -256,11 +257,31 @@ def read_manifest(path: str | pathlib.Path) -> Manifest:
             f"{path}: no dataset here ({MANIFEST} is missing); "
             "`python -m launch.prepare --dataset=embedded --out=DIR` makes the embedded ones"
         ) from None
-    except (ValueError, TypeError) as error:
-        raise DatasetError(f"{path / MANIFEST}: not a manifest of format {FORMAT}: {error}") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise DatasetError(f"{path / MANIFEST}: not a manifest of format {FORMAT}: {error!s:.300}") from error
     if manifest.format != FORMAT:
-        raise DatasetError(f"{path / MANIFEST}: format {manifest.format}, expected {FORMAT}; prepare the dataset again")
+        raise DatasetError(
+            f"{path / MANIFEST}: format {manifest.format!r:.40}, expected {FORMAT}; prepare the dataset again"
+        )
+    if fault := _manifest_fault(manifest):
+        raise DatasetError(f"{path / MANIFEST}: {fault}; prepare the dataset again")
     return dataclasses.replace(manifest, shards=tuple(manifest.shards), groups=tuple(manifest.groups))
+
+
+def _manifest_fault(manifest: Manifest) -> str:
+    """What is wrong with a manifest that somebody else wrote; empty if nothing is."""
+    name, shards, groups = manifest.name, manifest.shards, manifest.groups
+    if not isinstance(name, str) or not re.fullmatch(r"[^/\\\0]{1,200}", name) or name in (".", ".."):
+        return f"name {name!r:.80} is no name of a file; shards would lie elsewhere"
+    if not isinstance(shards, list) or not all(type(count) is int and count >= 0 for count in shards):
+        return f"shards {shards!r:.80}: expected the samples of each shard"
+    if type(manifest.samples) is not int or manifest.samples != sum(shards):
+        return f"samples {manifest.samples!r:.80}, but its shards have {sum(shards)}"
+    if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
+        return f"groups {groups!r:.80}: expected a list of texts"
+    if not isinstance(manifest.fingerprint, str) or not re.fullmatch(r"[0-9a-f]{0,64}", manifest.fingerprint):
+        return f"fingerprint {manifest.fingerprint!r:.80} is no hexadecimal number"
+    return "" if isinstance(manifest.settings, dict) else f"settings {manifest.settings!r:.80}: expected an object"
 
 
 def _remote(address: str) -> Remote:
@@ -304,7 +325,7 @@ class RecordSource:
         shards = len(self.manifest.shards)
         self._files = [self.path / shard_name(self.manifest.name, shard, shards) for shard in range(shards)]
         there = self._remote.names() if self._remote else None
-        missing = [f.name for f in self._files if not (f.exists() if there is None else f.name in there)]
+        missing = [f.name for f in self._files if not (f.is_file() if there is None else f.name in there)]
         if missing:
             raise DatasetError(f"{self.path}: {len(missing)} of {shards} shards are missing, the first {missing[0]}")
         self._first = [sum(self.manifest.shards[:shard]) for shard in range(shards)]
@@ -331,7 +352,16 @@ class RecordSource:
 
     def ids(self) -> pa.ChunkedArray:
         """Every sample's id, from the index, without opening a record: `ids()[i].as_py()`."""
-        return index.read(self.path, ["id"])["id"]
+        try:
+            ids = index.read(self.path, ["id"])["id"]
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise DatasetError(f"{self.path / index.INDEX}: cannot be read: {words(error):.300}") from error
+        if len(ids) != len(self) or ids.type != pa.string():
+            raise DatasetError(
+                f"{self.path / index.INDEX}: {len(ids)} ids ({ids.type}) of {len(self)} samples; "
+                "prepare the dataset again"
+            )
+        return ids
 
     def _reader(self, shard: int) -> ArrayRecordReader:
         with self._lock:
