@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from nvlm_jax.mapping import build
+from nvlm_jax.mapping import Unsaid, build
 from nvlm_jax.mapping import to_mapping as to_mapping
 from nvlm_jax.ranges import (
     Axis,
@@ -136,16 +136,15 @@ class InputConfig:
     # chatml (SFT) | plain (pretraining: image block, prompt, answer) | checkpoint (the template beside the tokenizer) |
     # dense (encoder labels)
     template: str = "chatml"
-    # Empty = none, or with template checkpoint what that says itself; None = SYSTEM, with template checkpoint empty.
-    system: str | None = None
+    system: str = Unsaid(SYSTEM)  # empty = none, or the checkpoint's own; with template checkpoint empty if unsaid
     joined_as_released_hf: bool = False  # "<Image><tile_1>" tokenized as one string, as the released HF code serves it
     question_tags: bool = True  # a tag in a user's text reads its tile in cross-attention as the block's own tags do
     question_focus: bool = False  # and where a question names one tile, so does the rest of its turn, answer included
     max_images: Size = 8  # of one sample
 
     def __post_init__(self) -> None:
-        if self.system is None:
-            object.__setattr__(self, "system", "" if self.template == "checkpoint" else SYSTEM)
+        unsaid = isinstance(self.system, Unsaid) and self.template == "checkpoint"
+        object.__setattr__(self, "system", "" if unsaid else str(self.system))
 
 
 @dataclasses.dataclass(frozen=True)

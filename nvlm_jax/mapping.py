@@ -11,6 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
+class Unsaid(str):
+    """A default text, to be told from the same text said outright."""
+
+
 def to_mapping(value: Any) -> Any:
     """The inverse of `from_mapping`: nested dicts and tuples of plain values."""
     if dataclasses.is_dataclass(value):

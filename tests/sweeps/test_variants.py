@@ -7,7 +7,7 @@ import re
 import pytest
 
 from configs import resolved
-from nvlm_jax.config import ConfigError, to_mapping
+from nvlm_jax.config import ConfigError, RunConfig, from_mapping, to_mapping
 from nvlm_jax.sweeps import sweep_file, variants
 from nvlm_jax.sweeps.sweep_file import SweepError
 from nvlm_jax.sweeps.variants import load
@@ -190,3 +190,10 @@ def test_anything_in_a_config_can_be_swept(tmp_path):
         add("arch=d", {"model.decoder.layers": 2, "model.unroll": 2})
     """
     assert len({v.name for v in load(write_sweep(tmp_path / "all.py", body)).variants}) == 12
+
+
+def test_the_defaults_that_are_made_when_a_config_is_built_change_no_digest():
+    """Directories of earlier sweeps bear these digests."""
+    said = from_mapping(RunConfig, to_mapping(RunConfig()))
+    assert variants.digest({"sft": RunConfig()}) == variants.digest({"sft": said}) == "6161cd6b5a6697f4"
+    assert type(said.inputs.system) is str
