@@ -27,8 +27,8 @@ from nvlm_jax.generation.engine import Engine
 from nvlm_jax.generation.int8 import with_int8_weights
 from nvlm_jax.generation.request import Request
 from nvlm_jax.generation.sampling import Sampling
+from nvlm_jax.generation.shapes import Limits, rounded
 from nvlm_jax.generation.text import AnswerText
-from nvlm_jax.generation.work import rounded
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Batch, Example, Message
 from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.inputs.given import example_from_tokens
@@ -209,8 +209,15 @@ class LoadedModel:
         """What `generate` uses: one conversation at a time."""
         return self.make_engine(slots=1)
 
-    def make_engine(self, slots: int, cache_tokens: int = 0, layers_apart: bool = False) -> Engine:
-        """An engine of its own for many conversations at once. Arguments as of `Engine`.
+    def make_engine(self, slots: int, cache_tokens: int = 0, layers_apart: bool = False, longest: int = 0) -> Engine:
+        """An engine of its own for many conversations at once.
+
+        Args:
+            slots: as of `Engine`.
+            cache_tokens: likewise.
+            layers_apart: likewise.
+            longest: tokens of the longest prompt with its answer; then no program is compiled after `Engine.warm_up`.
+                0 = as they come.
 
         Raises:
             ValueError: nothing says which token ends an answer.
@@ -222,7 +229,14 @@ class LoadedModel:
             ends = ends or [self.builder.tokenizer.special(self.inputs.end_token)]
         if not ends:
             raise ValueError("the checkpoint does not say which token ends an answer; give end_token_ids to load()")
-        return Engine(self.model, vocabulary, list(ends), slots, cache_tokens, layers_apart)
+        limits = Limits(longest, self._most_tiles(longest)) if longest else None
+        return Engine(self.model, vocabulary, list(ends), slots, cache_tokens, layers_apart, limits)
+
+    def _most_tiles(self, tokens: int) -> int:
+        """Tiles of a request of so many tokens."""
+        x, per_tile = self.inputs, self.config.tokens_per_tile
+        tiles = x.max_images * (x.max_tiles + (x.thumbnail and x.max_tiles > 1))
+        return min(tiles, tokens // per_tile) if self.config.arch == "d" else tiles
 
     def _given(self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None) -> Example:
         tokenizer = self.builder.tokenizer if self.inputs.tokenizer else None

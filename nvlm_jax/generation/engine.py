@@ -19,7 +19,7 @@ import collections
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,25 +28,26 @@ from jax.sharding import Mesh, NamedSharding
 
 from nvlm_jax.generation.ledger import Ledger
 from nvlm_jax.generation.programs import programs_for
-from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, page_keys, tile_keys
+from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, blank_example, page_keys, tile_keys
 from nvlm_jax.generation.sampling import MOST_LOGPROBS, Chosen, draws_of
+from nvlm_jax.generation.shapes import (
+    LARGE,
+    OPEN,
+    SIZES,
+    TILES_OF_CALL,
+    Limits,
+    closed,
+    few_or,
+    part_of,
+    rounded,
+    rows_read,
+)
 from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, pages_for, store_shardings
-from nvlm_jax.generation.work import Work, cross_tiles, longest_first, piece_of, rounded, rows_of, tiles_needed
-from nvlm_jax.inputs.batch import Example
+from nvlm_jax.generation.warm_up import ANY_CHOICE, empty_calls
+from nvlm_jax.generation.work import Work, cross_tiles, longest_first, most_tiles, piece_of, rows_of, tiles_needed
 from nvlm_jax.models.nvlm import NVLM
 
-
-class Sizes(NamedTuple):
-    """How much work a call is given, and a round."""
-
-    steps: int  # tokens of a request that are chosen in one call: the host waits for each call
-    call: int  # tokens of all prompts that are read in one call
-    round: int  # tokens that are read in a round, before those who answer go on
-
-
-SIZES = {"cpu": Sizes(16, 2048, 8192)}
-LARGE = Sizes(32, 8192, 65536)  # of accelerators
-TILES_OF_CALL = (4, 32)  # numbers of tiles that are looked at in one call
+TILES_OF_SLOT = 7  # kept for each slot where the store does not grow: a picture of six tiles and its thumbnail
 
 
 class Call(NamedTuple):
@@ -68,6 +69,7 @@ class Engine:
         slots: int = 32,
         cache_tokens: int = 0,
         layers_apart: bool = False,
+        limits: Limits | None = None,
     ):
         """
         Args:
@@ -79,9 +81,10 @@ class Engine:
                 many as `slots` of the longest request so far need.
             layers_apart: compile a small model's layers one by one, as those of larger decoders are: the programs take
                 longer to compile and less time to run. For many requests.
+            limits: of one request. Then calls have a closed set of sizes, whose programs `warm_up` makes ready.
 
         Raises:
-            ValueError: no end token, one that the vocabulary does not have, no slot.
+            ValueError: no end token, one that the vocabulary does not have, no slot, limits without `cache_tokens`.
         """
         if not end_ids or not all(0 <= i < vocab_size for i in end_ids):
             raise ValueError(f"end_ids: {list(end_ids)}; at least one, each below vocab_size {vocab_size}")
@@ -89,15 +92,19 @@ class Engine:
             raise ValueError(f"vocab_size: {vocab_size}, but the model has {model.config.decoder.vocab_size} rows")
         if slots < 1:
             raise ValueError(f"slots: {slots}; at least 1")
-        self.config, self.slots = model.config, slots
+        if limits is not None and not cache_tokens:
+            raise ValueError("limits: need cache_tokens, for a cache that grows has programs of its own at each size")
+        self.config, self.slots, self._limits = model.config, slots, limits
         self._end_ids = tuple(end_ids)
         self._fixed = cache_tokens > 0
         pages = 1 + (pages_for(cache_tokens) if self._fixed else 0)
-        self._pages, self._tiles = Ledger(pages), Ledger(1)
+        tiles = 1 + (max(limits.tiles, min(slots * TILES_OF_SLOT, slots * limits.tiles)) if limits else 0)
+        self._pages, self._tiles = Ledger(pages), Ledger(tiles)
         graphdef, state = nnx.split(model)
         self._params, tree = jax.tree.flatten(state)
-        self._store, mesh = empty_store(self.config, pages, 1), mesh_of(self._params)
+        self._store, mesh = empty_store(self.config, pages, tiles), mesh_of(self._params)
         self._shardings = None if mesh is None else store_shardings(self._store, mesh)
+        self._device = next((d for leaf in self._params if isinstance(leaf, jax.Array) for d in leaf.devices()), None)
         full = self.config.dtype == "float32"
         self._programs = programs_for(graphdef, tree, vocab_size, self._end_ids, full, layers_apart, self._shardings)
         self._store = self._placed(self._store)
@@ -107,6 +114,8 @@ class Engine:
         self._cancelled: set[int] = set()
         self._most_pages = self._most_tiles = 0  # of one request so far
         self._sizes = SIZES.get(jax.default_backend(), LARGE)
+        cross = self.config.cross_attention is not None
+        self._shapes = OPEN if limits is None else closed(limits, self._sizes.steps, cross)
         self._behind = False  # the latest round ended before all prompts were read: the oldest goes first in the next
         self._ids = itertools.count()
 
@@ -144,6 +153,22 @@ class Engine:
         self._pages, self._tiles, self._behind = Ledger(pages), Ledger(tiles), False
         self._store = None  # it may be lost to the call that failed; and two would not fit
         self._store = self._placed(empty_store(self.config, pages, tiles))
+
+    def warm_up(self) -> Iterator[tuple[int, int]]:
+        """Make every program of the closed set ready: (ready ones, all), beginning with 0. For an idle engine.
+
+        Raises:
+            ValueError: there is no such set, for the engine has no limits.
+        """
+        if self._limits is None:
+            raise ValueError("warm_up: the engine has no limits, and so no closed set of programs")
+        calls = empty_calls(self.config, self._shapes, self._sizes, self.slots, self._limits.tiles)
+        yield 0, len(calls)
+        for number, (name, arguments) in enumerate(calls, 1):
+            out = getattr(self._programs, name)(params=self._params, store=self._store, **arguments)
+            self._store = out[0] if isinstance(out, tuple) and not isinstance(out, Store) else out
+            jax.block_until_ready(self._store)
+            yield number, len(calls)
 
     def check(self) -> None:
         """Answer a question of one token. Raises what the device raises where it does not work."""
@@ -212,6 +237,8 @@ class Engine:
     def _work(self, request: Request) -> Work:
         tiles = tile_keys(request.example)
         work = Work(next(self._ids), request, tiles, page_keys(request.example, tiles))
+        if self._limits is not None:
+            self._limits.check(request.example.id, len(work.tokens) + request.max_new_tokens, len(tiles))
         if self._fixed and work.size >= self._pages.count:
             raise ValueError(
                 f"example {request.example.id!r}: {len(work.tokens)} tokens and an answer of up to "
@@ -270,7 +297,7 @@ class Engine:
         pages, tiles = self._pages.count, self._tiles.count
         if not self._fixed and self.slots * self._most_pages >= pages:
             pages = 1 + self.slots * rounded(self._most_pages, 4) * 5 // 4
-        if self.slots * self._most_tiles >= tiles:
+        if self._limits is None and self.slots * self._most_tiles >= tiles:
             tiles = 1 + self.slots * rounded(self._most_tiles, 1)
         if (pages, tiles) != (self._pages.count, self._tiles.count):
             self._store = self._placed(grown(self._store, pages, tiles))
@@ -278,7 +305,8 @@ class Engine:
             self._tiles.grow(tiles)
 
     def _placed(self, store: Store) -> Store:
-        return store if self._shardings is None else jax.device_put(store, self._shardings)
+        # On one device as well: what is placed and what is not have different programs.
+        return jax.device_put(store, self._device if self._shardings is None else self._shardings)
 
     def _place(self, work: Work) -> list[tuple[int, Work, int]] | None:
         """Give it pages and tiles; those of its tiles that have to be looked at. None if there is no room."""
@@ -330,19 +358,20 @@ class Engine:
     def _read(self, reading: Sequence[Work], size: int) -> Call:
         """A piece of this size of some prompts."""
         alike = [work for work in reading if work.piece == size]
-        full = max(1, self._sizes.call // size)
-        rows = part_of(len(alike), few_or(min(full, self.slots)))
+        closed_set = self._limits is not None
+        rows = part_of(len(alike), rows_read(size, self._sizes.call, self.slots, closed_set))
         works = alike[:rows]
         lengths = [min(len(work.tokens) - work.length, size) for work in works]
         logprobs = any(work.request.logprobs is not None for work in works)
+        before = max(pages_for(work.length) for work in works)
+        past, tiles = self._shapes.past(before, most_tiles(works, self.config))
         self._store, chosen = self._programs.read(
             params=self._params,
             store=self._store,
-            piece=piece_of(works, lengths, rows, size, self.config),
-            tiles=cross_tiles(works, rows, self.config),
-            draws=draws_of([work.request.sampling for work in works], [0] * len(works), rows),
-            greedy=not any(work.request.sampling.temperature for work in works),
-            alternatives=MOST_LOGPROBS if logprobs else 0,
+            piece=piece_of(works, lengths, rows, size, past, self.config),
+            tiles=cross_tiles(works, rows, tiles, self.config),
+            draws=draws_of([work.request.sampling for work in works], [0] * len(works), rows, logprobs),
+            **self._choice(works, logprobs),
         )
         for work, length in zip(works, lengths, strict=True):
             whole = slice(work.length // PAGE, (work.length + length) // PAGE)
@@ -356,6 +385,13 @@ class Engine:
         chosen = jax.device_get(call.chosen) if done else None
         return [self._update(work, Chosen(*(x[row][None] for x in chosen))) for row, work in done.items()]
 
+    def _choice(self, works: Sequence[Work], logprobs: bool) -> dict[str, Any]:
+        """Which variant of the programs chooses their tokens; with a closed set there is one for all."""
+        if self._limits is not None:
+            return ANY_CHOICE
+        greedy = not any(work.request.sampling.temperature for work in works)
+        return {"greedy": greedy, "alternatives": MOST_LOGPROBS if logprobs else 0}
+
     def _advance(self, works: Sequence[Work]) -> list[Update]:
         """A few tokens of every request whose prompt is read."""
         sizes = few_or(self.slots)
@@ -365,15 +401,16 @@ class Engine:
         least = len(works) // 4 if self._waiting else sizes[0] if len(works) > sizes[0] else 0
         logprobs = any(work.request.logprobs is not None for work in works)
         counts = [len(work.chosen) for work in works]
+        needed = max(pages_for(work.length + self._sizes.steps) for work in works)
+        room, tiles = self._shapes.room(needed, most_tiles(works, self.config))
         self._store, chosen, taken = self._programs.advance(
             params=self._params,
             store=self._store,
-            rows=rows_of(works, count, self._sizes.steps, least),
-            tiles=cross_tiles(works, count, self.config),
-            draws=draws_of([work.request.sampling for work in works], counts, count),
+            rows=rows_of(works, count, room, least),
+            tiles=cross_tiles(works, count, tiles, self.config),
+            draws=draws_of([work.request.sampling for work in works], counts, count, logprobs),
             steps=self._sizes.steps,
-            greedy=not any(work.request.sampling.temperature for work in works),
-            alternatives=MOST_LOGPROBS if logprobs else 0,
+            **self._choice(works, logprobs),
         )
         chosen, taken = jax.device_get((chosen, taken))
         updates = []
@@ -420,28 +457,7 @@ class Engine:
         self._working = [work for work in self._working if not work.finish]
 
 
-def blank_example(tokens: int, tile_size: int) -> Example:
-    """A prompt of so many tokens of id 0, without tiles."""
-    zeros = np.zeros(tokens, np.int32)
-    tiles, index = np.zeros((0, tile_size, tile_size, 3), np.uint8), np.zeros(0, np.int32)
-    weights = np.zeros(tokens, np.float32)
-    return Example("blank", zeros, zeros, weights, zeros, tiles, index, index, np.full(tokens, -1, np.int32), zeros)
-
-
 def mesh_of(params: Sequence[jax.Array]) -> Mesh | None:
     """The mesh that parameters lie on; None for one device."""
     shardings = {leaf.sharding for leaf in params if isinstance(leaf, jax.Array)}
     return next((s.mesh for s in shardings if isinstance(s, NamedSharding) and s.mesh.size > 1), None)
-
-
-def few_or(most: int) -> tuple[int, int]:
-    """The two numbers of rows that calls have: an eighth of the most, and the most."""
-    return max(1, most // 8), most
-
-
-def part_of(count: int, sizes: Sequence[int]) -> int:
-    """Size of the next call when `count` are to be done: one that is at least half used, the smallest one aside."""
-    above = next((size for size in sizes if size >= count), sizes[-1])
-    if count >= above or 2 * count > above or above == sizes[0]:
-        return above
-    return max(size for size in sizes if size <= count)

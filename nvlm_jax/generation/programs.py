@@ -143,7 +143,7 @@ class Programs:
         tiles: Tiles,
         draws: Draws,
         *,
-        greedy: bool,
+        greedy: bool | None,
         alternatives: int,
     ) -> tuple[Store, Chosen]:
         """Read a piece of each prompt into its pages, and choose the token behind it."""
@@ -181,7 +181,7 @@ class Programs:
         draws: Draws,
         *,
         steps: int,
-        greedy: bool,
+        greedy: bool | None,
         alternatives: int,
     ) -> tuple[Store, Chosen, jax.Array]:
         """Choose up to `steps` tokens a row: [B, steps, ...], and how many of them were chosen; the rest is padding.

@@ -60,6 +60,14 @@ class Answer(NamedTuple):
     logprobs: list[TokenLogprob]
 
 
+def blank_example(tokens: int, tile_size: int) -> Example:
+    """A prompt of so many tokens of id 0, without tiles."""
+    zeros = np.zeros(tokens, np.int32)
+    tiles, index = np.zeros((0, tile_size, tile_size, 3), np.uint8), np.zeros(0, np.int32)
+    weights = np.zeros(tokens, np.float32)
+    return Example("blank", zeros, zeros, weights, zeros, tiles, index, index, np.full(tokens, -1, np.int32), zeros)
+
+
 def tile_keys(example: Example) -> list[bytes]:
     """A digest of each tile's pixels and number."""
     keys = []

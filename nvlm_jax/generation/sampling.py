@@ -42,6 +42,7 @@ class Draws(NamedTuple):
     top_k: np.ndarray  # int32 [B]
     seed: np.ndarray  # uint32 [B]
     count: np.ndarray  # int32 [B]
+    told: np.ndarray  # bool [B], whether log-probabilities are wanted
 
 
 class Chosen(NamedTuple):
@@ -53,8 +54,8 @@ class Chosen(NamedTuple):
     top_logprobs: jax.Array  # float32 [B, n]
 
 
-def draws_of(samplings: Sequence[Sampling], counts: Sequence[int], rows: int) -> Draws:
-    """Arrays of `rows` rows, those behind the given ones greedy."""
+def draws_of(samplings: Sequence[Sampling], counts: Sequence[int], rows: int, told: bool = False) -> Draws:
+    """Arrays of `rows` rows, those behind the given ones greedy; `told`: log-probabilities are wanted."""
     samplings = [*samplings, *[Sampling()] * (rows - len(samplings))]
     return Draws(
         np.asarray([s.temperature for s in samplings], np.float32),
@@ -62,33 +63,48 @@ def draws_of(samplings: Sequence[Sampling], counts: Sequence[int], rows: int) ->
         np.asarray([min(s.top_k, 2**31 - 1) for s in samplings], np.int32),
         np.asarray([s.seed % 2**32 for s in samplings], np.uint32),
         np.asarray([*counts, *[0] * (rows - len(counts))], np.int32),
+        np.full(rows, told),
     )
 
 
-def choose(logits: jax.Array, draws: Draws, vocab_size: int, greedy: bool, alternatives: int) -> Chosen:
+def choose(logits: jax.Array, draws: Draws, vocab_size: int, greedy: bool | None, alternatives: int) -> Chosen:
     """Choose each row's next token.
 
     Args:
         logits: float32 [B, V].
         draws: how.
         vocab_size: ids from here on never win: rows of a table that is longer than its tokenizer.
-        greedy: every row is; nothing is drawn.
+        greedy: every row is; nothing is drawn. None = `draws` says so, and what is to be told, when the program runs:
+            one program for all, which computes what is asked of it.
         alternatives: n, the most likely tokens that are told; 0 leaves log-probabilities at 0.
     """
     ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     logits = jnp.where(ids < vocab_size, logits, -jnp.inf)
     # In two reductions, which XLA turns into vector instructions on CPUs: `argmax` takes ten times as long.
     token = jnp.where(logits == logits.max(axis=-1, keepdims=True), ids, vocab_size - 1).min(axis=-1)
-    if not greedy:
-        token = jnp.where(draws.temperature > 0, jax.vmap(_draw)(logits, draws), token)
-    rows = len(token)
-    if not alternatives:
-        empty = jnp.zeros((rows, 0))
+
+    def drawn() -> jax.Array:
+        return jnp.where(jnp.asarray(draws.temperature) > 0, jax.vmap(_draw)(logits, draws), token)
+
+    if greedy is None:
+        token = jax.lax.cond(jnp.any(jnp.asarray(draws.temperature) > 0), drawn, lambda: token)
+    elif not greedy:
+        token = drawn()
+    rows, count = len(token), min(alternatives, vocab_size)
+
+    def untold() -> Chosen:
+        empty = jnp.zeros((rows, count))
         return Chosen(token, jnp.zeros(rows), empty.astype(jnp.int32), empty)
-    logprobs = jax.nn.log_softmax(logits, axis=-1)
-    top_logprobs, top_tokens = jax.lax.top_k(logprobs, min(alternatives, vocab_size))
-    own = jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
-    return Chosen(token, own, top_tokens.astype(jnp.int32), top_logprobs)
+
+    def told() -> Chosen:
+        logprobs = jax.nn.log_softmax(logits, axis=-1)
+        top_logprobs, top_tokens = jax.lax.top_k(logprobs, count)
+        own = jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
+        return Chosen(token, own, top_tokens.astype(jnp.int32), top_logprobs)
+
+    if not alternatives:
+        return untold()
+    return told() if greedy is not None else jax.lax.cond(jnp.any(jnp.asarray(draws.told)), told, untold)
 
 
 def _draw(logits: jax.Array, draws: Draws) -> jax.Array:

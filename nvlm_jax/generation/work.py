@@ -15,10 +15,6 @@ from nvlm_jax.generation.store import PAGE, pages_for
 from nvlm_jax.inputs.batch import THUMBNAIL
 
 PIECES = (32, 128, 512)  # tokens of a prompt that are read in one call
-# Sizes of what a call reads of the past begin here: each one more is a program more, and to read this much is nothing
-# beside a real model's weights.
-LEAST_PAGES = 8
-LEAST_TILES = 8
 
 
 @dataclasses.dataclass
@@ -87,16 +83,17 @@ def tiles_needed(work: Work, config: ModelConfig) -> list[bool]:
     return [number in held or _crossed(index, config) for number, index in enumerate(example.tile_index)]
 
 
-def piece_of(works: Sequence[Work], lengths: Sequence[int], rows: int, size: int, config: ModelConfig) -> Piece:
-    """The next `lengths` tokens of some prompts, in `rows` rows of `size`."""
-    before = rounded(max(1, *(pages_for(work.length) for work in works)), LEAST_PAGES)
+def piece_of(
+    works: Sequence[Work], lengths: Sequence[int], rows: int, size: int, past: int, config: ModelConfig
+) -> Piece:
+    """The next `lengths` tokens of some prompts, in `rows` rows of `size`, with `past` pages before them."""
     piece = Piece(
         tokens=np.zeros((rows, size), np.int32),
         slots=np.full((rows, size), -1, np.int32),
         tag_tile=np.zeros((rows, size), np.int32),
         start=np.zeros(rows, np.int32),
         length=np.zeros(rows, np.int32),
-        past=np.zeros((rows, before), np.int32),
+        past=np.zeros((rows, past), np.int32),
         written=np.zeros((rows, size // PAGE), np.int32),
     )
     per_tile = config.tokens_per_tile
@@ -116,9 +113,8 @@ def piece_of(works: Sequence[Work], lengths: Sequence[int], rows: int, size: int
     return piece
 
 
-def rows_of(works: Sequence[Work], rows: int, steps: int, least: int) -> Rows:
-    """Requests that choose up to `steps` tokens, in `rows` rows, until no more than `least` of them go on."""
-    room = finely_rounded(max(pages_for(work.length + steps) for work in works), LEAST_PAGES)
+def rows_of(works: Sequence[Work], rows: int, room: int, least: int) -> Rows:
+    """Requests that choose tokens, in `rows` rows with `room` pages, until no more than `least` of them go on."""
     found = Rows(*(np.zeros(rows, np.int32) for _ in range(3)), np.zeros((rows, room), np.int32), np.int32(least))
     for row, work in enumerate(works):
         found.token[row], found.length[row] = work.chosen[-1], work.length
@@ -128,12 +124,15 @@ def rows_of(works: Sequence[Work], rows: int, steps: int, least: int) -> Rows:
     return found
 
 
-def cross_tiles(works: Sequence[Work], rows: int, config: ModelConfig) -> Tiles:
-    """The tiles that the cross-attention of each row reads: for an answer those that its prompt's last token sees."""
-    count = 0
-    if config.cross_attention is not None:
-        count = max((len(work.tiles) for work in works), default=0)
-    tiles = Tiles(*(np.zeros((rows, rounded(count, LEAST_TILES, 4)), np.int32) for _ in Tiles._fields))
+def most_tiles(works: Sequence[Work], config: ModelConfig) -> int:
+    """Tiles of each row that the cross-attention of these requests needs room for."""
+    return 0 if config.cross_attention is None else max((len(work.tiles) for work in works), default=0)
+
+
+def cross_tiles(works: Sequence[Work], rows: int, count: int, config: ModelConfig) -> Tiles:
+    """The tiles that the cross-attention of each row reads, `count` of a row: for an answer those that its prompt's
+    last token sees."""
+    tiles = Tiles(*(np.zeros((rows, count), np.int32) for _ in Tiles._fields))
     for row, work in enumerate(works if count else ()):
         example = work.request.example
         read = [place if _crossed(i, config) else 0 for place, i in zip(work.tiles, example.tile_index, strict=True)]
@@ -142,20 +141,6 @@ def cross_tiles(works: Sequence[Work], rows: int, config: ModelConfig) -> Tiles:
         tiles.places[row, : len(read)] = read
         tiles.starts[row, : len(read)] = example.tile_start
     return tiles
-
-
-def rounded(count: int, least: int, factor: int = 2) -> int:
-    """The smallest of 0, least, least * factor, least * factor**2 ... that is not below `count`."""
-    size = least if count else 0
-    while size < count:
-        size *= factor
-    return size
-
-
-def finely_rounded(count: int, least: int) -> int:
-    """The smallest of least, 1.5 * least, 2 * least, 3 * least, 4 * least ... that is not below `count`."""
-    size = rounded(count, least)
-    return 3 * size // 4 if size > least and 4 * count <= 3 * size else size
 
 
 def _crossed(tile_index: int, config: ModelConfig) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from nvlm_jax.config import CrossAttentionConfig, DecoderConfig, ModelConfig, VisionConfig
-from nvlm_jax.generation import work
+from nvlm_jax.generation import shapes, work
 from nvlm_jax.generation.engine import Engine, part_of
 from nvlm_jax.generation.request import GREEDY, Request
 from nvlm_jax.generation.sampling import Sampling
@@ -411,6 +411,6 @@ def test_of_many_requests_none_is_taken_if_one_is_too_large():
 
 
 def test_sizes_are_rounded_up_to_a_few():
-    assert [work.rounded(n, 4) for n in (0, 1, 4, 5, 9)] == [0, 4, 4, 8, 16]
-    assert [work.rounded(n, 2, 4) for n in (1, 3, 9)] == [2, 8, 32]
+    assert [shapes.rounded(n, 4) for n in (0, 1, 4, 5, 9)] == [0, 4, 4, 8, 16]
+    assert [shapes.rounded(n, 2, 4) for n in (1, 3, 9)] == [2, 8, 32]
     assert [part_of(n, (2, 8, 32)) for n in (1, 3, 5, 8, 9, 17, 100)] == [2, 2, 8, 8, 8, 32, 32]

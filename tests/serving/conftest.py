@@ -104,9 +104,9 @@ class Running:
             options["json"] = body
         return self.client.post("/v1/chat/completions", **options)
 
-    def wait_for(self, condition) -> None:
-        """Until it holds; 10 seconds at most."""
-        end = time.monotonic() + 10
+    def wait_for(self, condition, seconds: float = 10) -> None:
+        """Until it holds; so many seconds at most."""
+        end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "it did not come to that"
             time.sleep(0.005)

@@ -14,6 +14,7 @@ from nvlm_jax.config import InputConfig
 from nvlm_jax.generation import engine as engine_module
 from nvlm_jax.generation.engine import Engine
 from nvlm_jax.pretrained import LoadedModel
+from tests.generation.test_warm_up import Compiled
 from tests.serving.conftest import data_uri, serving
 from tests.serving.test_api import client, user
 from tests.tiny import make_model, make_model_config
@@ -26,11 +27,15 @@ def loaded() -> LoadedModel:
     return LoadedModel(make_model(config, seed=4), InputConfig(tokenizer="nvlm_jax/assets/tiny"))
 
 
-def test_answers_are_those_of_generate(loaded):
+def test_answers_are_those_of_generate_and_after_the_warm_up_nothing_is_compiled(loaded):
     questions = [("word at [k]?", 40), ("how many?", 20), ("hello", 0)]
     hot = {"temperature": 1.5, "seed": 3}
-    with serving(loaded.make_engine(4, 2048), loaded.builder) as running:
+    engine, compiled = loaded.make_engine(4, 2048, longest=600), Compiled()
+    with serving(engine, loaded.builder, warm_up=engine.warm_up, image_urls=True) as running:
         openai = client(running)
+        running.wait_for(lambda: running.client.get("/health").status_code == 200, 120)
+        assert compiled.count >= running.server.worker.progress[0] == running.server.worker.progress[1] > 0
+        compiled.count = 0
 
         def ask(number: int) -> str:
             text, width = questions[number % 3]
@@ -40,6 +45,12 @@ def test_answers_are_those_of_generate(loaded):
 
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
             answers = list(pool.map(ask, range(6)))
+        for options in ({"logprobs": True, "top_logprobs": 5}, {"top_k": 3, "top_p": 0.5, **hot}, {"stop": ["a", "e"]}):
+            for parts in (["one", data_uri(20, 20)], ["two", *[data_uri(90, 30)] * 3], ["three " * 80]):
+                reply = running.post({"messages": user(*parts), "max_tokens": 20, **options})
+                assert reply.status_code == 200, reply.text
+        assert compiled.count == 0
+    compiled.close()
     assert answers[:3] == answers[3:] and len(set(answers)) == 3
     for (text, width), answer in zip(questions, answers, strict=False):
         images = [picture(width)] if width else []
