@@ -2,21 +2,34 @@
 
 A directory is one that holds `dataset_info.json` and `features.json`, anywhere below the root. Images come as they were
 encoded; texts as text; a sequence of structs as a list of them.
+
+What TFDS would do at a directory's word is checked first: it imports the modules that `features.json` names, which may lie
+beside the data, and opens the files that `dataset_info.json` names, wherever they are.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.raw.entry import LayoutError, Part, Record, Spec
-from data_pipelines.raw.root import Root
+from data_pipelines.raw.root import Root, load_json
 from nvlm_jax.inputs.errors import BadSample
 
 INFO = "dataset_info.json"
+FEATURES = "features.json"
 RECORDS = 256  # of a part
+# Feature classes that decode what they hold themselves; others start programs (Audio, Video) or come with the data.
+_HOME = "tensorflow_datasets.core.features."
+SAFE_FEATURES = {
+    *(_HOME + name for name in ("features_dict.FeaturesDict", "sequence_feature.Sequence", "text_feature.Text")),
+    *(_HOME + name for name in ("image_feature.Image", "tensor_feature.Tensor", "scalar.Scalar")),
+    *(_HOME + name for name in ("class_label_feature.ClassLabel", "bounding_boxes.BBoxFeature")),
+}
+CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # as TFDS reads them, the last in its old format
 
 
 def parts(root: Root, spec: Spec) -> list[Part]:
@@ -51,6 +64,7 @@ def records(root: Root, part: Part, spec: Spec) -> Iterator[tuple[str, Record | 
 
 def _source(root: Root, folder: str, spec: Spec) -> tuple[Any, Any]:
     """The split as a random-access source, and what TFDS knows of the dataset."""
+    _check_directory(root, folder)
     import tensorflow_datasets as tfds  # here, because no other layout needs it
 
     class Encoded(tfds.decode.Decoder):
@@ -63,10 +77,46 @@ def _source(root: Root, folder: str, spec: Spec) -> tuple[Any, Any]:
 
     try:
         builder = tfds.builder_from_directory(str(root.find(folder + INFO).parent))
+        for file in builder.info.splits[spec.split].filepaths:
+            root.find(os.path.relpath(file, root.path))
         images = {name: Encoded() for name, feature in builder.info.features.items() if _image(tfds, feature)}
         return builder.as_data_source(split=spec.split, decoders=images), builder.info
+    except BadSample as error:
+        raise LayoutError(f"{root.path}/{folder}{INFO}: split {spec.split!r}: {error}") from error
     except (ValueError, KeyError, NotImplementedError, OSError, AttributeError) as error:
         raise LayoutError(f"{root.path}/{folder}{INFO}: split {spec.split!r} is not readable: {error}") from error
+
+
+def _check_directory(root: Root, folder: str) -> None:
+    """Raises LayoutError if the directory names code to run, or holds what is no regular file below the root."""
+    try:
+        for name in sorted(os.listdir(root.path / folder)):
+            if not (root.path / folder / name).is_dir():
+                root.find(folder + name)
+        classes = set(_class_names(load_json(root.find(folder + FEATURES))))
+        file_format = load_json(root.find(folder + INFO)).get("fileFormat")
+    except (BadSample, AttributeError) as error:
+        raise LayoutError(f"{root.path}/{folder}: {error}") from error
+    if foreign := sorted(classes - SAFE_FEATURES):
+        shown = ", ".join(name.removeprefix(_HOME) for name in sorted(SAFE_FEATURES))
+        raise LayoutError(
+            f"{root.path}/{folder}{FEATURES}: feature class {foreign[0]!r:.200}, and code from data does not run; TFDS's "
+            f"own are read: {shown}"
+        )
+    if file_format != "array_record":
+        raise LayoutError(f"{root.path}/{folder}{INFO}: file format {file_format!r:.80}; array_record is read")
+
+
+def _class_names(value: Any) -> Iterator[str]:
+    """Every feature class that a features.json names, at any depth."""
+    todo = [value]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            yield from (value[key] for key in CLASS_KEYS if isinstance(value.get(key), str))
+            todo.extend(value.values())
+        elif isinstance(value, list):
+            todo.extend(value)
 
 
 def _image(tfds: Any, feature: Any) -> bool:

@@ -1,6 +1,7 @@
 """TFDS in and out, without TensorFlow. In a process of its own: what imports it must not be seen by other tests."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -54,3 +55,75 @@ def test_a_damaged_file_costs_its_own_samples(built, tmp_path):
     samples, report = made(tmp_path, Spec("pages", "tfds_conversations"), tmp_path / "raw", max_bad_share=1.0)
     assert report["samples"] + report["rejected"]["corrupt_block"]["count"] == 6 and len(samples) < 6
     json.dumps(report)
+
+
+@pytest.fixture
+def hostile(built, tmp_path):
+    """A copy of the dataset, and a function that changes one of its JSON files."""
+    raw = tmp_path / "raw"
+    shutil.copytree(built, raw)
+    (info,) = raw.rglob("dataset_info.json")
+
+    def change(name, old, new):
+        file = info.parent / name
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+        return raw
+
+    change.folder = info.parent
+    return change
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "old format"])
+@pytest.mark.parametrize("place", ["beside", "installed"])
+def test_no_code_that_the_directory_names_runs(hostile, tmp_path, monkeypatch, key, place):
+    """Neither a module beside the data nor any other that Python would find is imported."""
+    (tmp_path / "ran").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "ran")
+    monkeypatch.syspath_prepend(hostile.folder)
+    module = (hostile.folder if place == "beside" else tmp_path / "ran") / "evil_feature.py"
+    module.write_text(f"open({str(tmp_path / 'proof')!r}, 'w')")
+    old = '"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image"'
+    new = f'"{key}": "evil_feature.Evil"' if key != "old format" else '"type": "evil_feature.Evil", "content": {}'
+    raw = hostile("features.json", old, new)
+    with pytest.raises(LayoutError, match=r"feature class 'evil_feature\.Evil', and code from data does not run"):
+        made(tmp_path, Spec("pages", "tfds_conversations"), raw)
+    assert not (tmp_path / "proof").exists() and "evil_feature" not in sys.modules
+
+
+def test_features_that_start_programs_are_refused(hostile, tmp_path):
+    raw = hostile("features.json", "features.image_feature.Image", "features.video_feature.Video")
+    with pytest.raises(LayoutError, match="Video"):
+        made(tmp_path, Spec("pages", "tfds_conversations"), raw)
+
+
+@pytest.mark.parametrize("template", ["../../../../outside/{SHARD_X_OF_Y}", "ABSOLUTE/{SHARD_X_OF_Y}"])
+def test_no_file_outside_the_root_is_read(hostile, tmp_path, template):
+    (shard,) = hostile.folder.glob("*array_record*")
+    (tmp_path / "outside").mkdir()
+    shutil.copyfile(shard, tmp_path / "outside" / "00000-of-00001")
+    template = template.replace("ABSOLUTE", str(tmp_path / "outside"))
+    raw = hostile("dataset_info.json", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", template)
+    with pytest.raises(LayoutError, match="split 'train'"):
+        made(tmp_path, Spec("pages", "tfds_conversations"), raw)
+
+
+def test_links_out_and_pipes_in_the_directory_are_refused(hostile, tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    os.symlink(tmp_path / "secret.txt", hostile.folder / "id.labels.txt")
+    with pytest.raises(LayoutError, match="leads out of the dataset's root"):
+        made(tmp_path, Spec("pages", "tfds_conversations"), tmp_path / "raw")
+    (hostile.folder / "id.labels.txt").unlink()
+    os.mkfifo(hostile.folder / "id.labels.txt")
+    with pytest.raises(LayoutError, match="is no regular file"):
+        made(tmp_path, Spec("pages", "tfds_conversations"), tmp_path / "raw")
+
+
+def test_other_file_formats_and_broken_json_are_named(hostile, tmp_path):
+    raw = hostile("dataset_info.json", '"array_record"', '"tfrecord"')
+    with pytest.raises(LayoutError, match="file format 'tfrecord'; array_record is read"):
+        made(tmp_path, Spec("pages", "tfds_conversations"), raw)
+    (hostile.folder / "features.json").write_text("[" * 100_000)
+    with pytest.raises(LayoutError, match=r"features\.json: no JSON"):
+        made(tmp_path, Spec("pages", "tfds_conversations"), raw)
