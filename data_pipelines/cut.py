@@ -85,7 +85,7 @@ def _stretches(root: WatchedRoot, spec: Spec, folder: pathlib.Path, size: int) -
     parts = layout.parts(root, spec)
     for part in parts:
         root.exists(part.file)  # noted, also where a library opens it
-    if any(part.file.endswith(".json") for part in parts):  # a list is read whole: once here, not in each worker
+    if any(part.is_list for part in parts):  # a list is read whole: once here, not in each worker
         return _spool((found for part in parts for found in streamed_entries(root, part, spec)), folder, size)
     return list(_grouped(parts, size))
 
@@ -127,9 +127,9 @@ def _spool(found: Iterable[Entry | Fault], folder: pathlib.Path, size: int) -> l
 def _line(item: Entry | Fault) -> str:
     if isinstance(item, Fault):
         return json.dumps({"fault": list(item)})
-    messages = [[m.role, m.content, m.group] for m in item.messages]
+    messages = [dataclasses.astuple(message) for message in item.messages]
     images = [[p.name, p.field, None if p.data is None else base64.b64encode(p.data).decode()] for p in item.images]
-    return json.dumps([item.id, messages, images, item.source])
+    return json.dumps([item.id, messages, images, item.source, item.unread])
 
 
 def _spooled(file: pathlib.Path) -> Iterator[Entry | Fault]:
@@ -139,9 +139,9 @@ def _spooled(file: pathlib.Path) -> Iterator[Entry | Fault]:
             if isinstance(held, dict):
                 yield Fault(*held["fault"])
                 continue
-            name, messages, images, source = held
+            name, messages, images, source, unread = held
             pictures = tuple(_picture(*image) for image in images)
-            yield Entry(name, tuple(Message(*m) for m in messages), pictures, source)
+            yield Entry(name, tuple(Message(*m) for m in messages), pictures, source, tuple(unread))
 
 
 def _picture(name: str, field: str, data: str | None) -> Picture:

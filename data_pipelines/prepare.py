@@ -35,7 +35,7 @@ from data_pipelines.report import Tally, plain
 from nvlm_jax.inputs.tokenizer import Tokenizer, tokenizer_digest
 
 log = logging.getLogger(__name__)
-VERSION = 1  # of what this file makes of the same raw data; a new one makes datasets anew
+VERSION = 2  # of what this file makes of the same raw data; a new one makes datasets anew
 SHARD = 4096  # raw records of a shard, about
 Progress = Callable[[int, int], None]
 Tick = Callable[[], None]
@@ -315,6 +315,7 @@ def _take(
         return
     tally.add(checked.sample, [image.size for image in checked.pixels], size)
     tally.noted += checked.notes
+    tally.unread.update(found.unread)
     sketches.add(checked.sample, hashes)
 
 

@@ -57,7 +57,7 @@ def encode_sample(sample: Sample) -> bytes:
     record = {
         "v": FORMAT,
         "id": sample.id,
-        "messages": [[m.role, m.content, m.group] for m in sample.messages],
+        "messages": [_message(m) for m in sample.messages],
         "images": list(sample.images),
         "meta": sample.meta,
     }
@@ -83,7 +83,7 @@ def decode_sample(data: bytes) -> Sample:
         found = record.get("v") if isinstance(record, dict) else type(record).__name__
         raise BadRecord("other_version", f"record has version {found!r}, expected {FORMAT}")
     try:
-        messages = tuple(Message(*_typed(m, list, "message", of=str, length=3)) for m in record["messages"])
+        messages = tuple(map(_read_message, record["messages"]))
         return Sample(
             id=_typed(record["id"], str, "id"),
             messages=messages,
@@ -94,6 +94,18 @@ def decode_sample(data: bytes) -> Sample:
         raise BadRecord("wrong_field", f"record has no field {error}") from error
     except TypeError as error:
         raise BadRecord("wrong_field", f"record {record.get('id')!r}: {error}") from error
+
+
+def _message(message: Message) -> list[Any]:
+    """Role, text and group; an answer that is history alone has a fourth part, False."""
+    parts = [message.role, message.content, message.group]
+    return parts if message.trained else [*parts, False]
+
+
+def _read_message(parts: Any) -> Message:
+    if type(parts) is list and len(parts) == 4:
+        return Message(*_typed(parts[:3], list, "message", of=str), _typed(parts[3], bool, "a message's fourth part"))
+    return Message(*_typed(parts, list, "message", of=str, length=3))
 
 
 def _typed(value: Any, kind: type, name: str, of: type | None = None, length: int | None = None) -> Any:

@@ -21,6 +21,8 @@ REPORT = "report.json"
 FAULTS = "faults.jsonl"
 EXAMPLES = 20
 SIDES = (224, 448, 896, 1792, 3584)  # pixels; steps of the histogram of longer sides
+AS_ASKED = ("not_trained",)  # left out because the data says so
+UNREAD = 50  # keys in a report
 CONTAMINATED = ("contaminated_text", "contaminated_image")
 
 
@@ -38,6 +40,7 @@ class Tally:
     sides: Counter[int] = dataclasses.field(default_factory=Counter)  # at most so many pixels, or 0 for more -> images
     rejected: list[Fault] = dataclasses.field(default_factory=list)
     noted: list[Fault] = dataclasses.field(default_factory=list)  # odd, and kept
+    unread: Counter[str] = dataclasses.field(default_factory=Counter)  # key that no field reads -> samples that have it
 
     def add(self, sample: Sample, sizes: Iterable[tuple[int, int]], record_bytes: int) -> None:
         """Count a sample that is kept.
@@ -75,11 +78,11 @@ class Tally:
         """The inverse of `to_json`."""
         counters = {name: Counter({int(k): v for k, v in held[name].items()}) for name in ("tiles", "sides")}
         faults = {name: [Fault(*fault) for fault in held[name]] for name in ("rejected", "noted")}
-        return cls(**{**held, **counters, **faults})
+        return cls(**{**held, **counters, **faults, "unread": Counter(held["unread"])})
 
     def bad_share(self) -> float:
         """Rejected samples as a share of all; what is rejected for being in a benchmark is no fault of the data."""
-        bad = sum(fault.reason not in CONTAMINATED for fault in self.rejected)
+        bad = sum(fault.reason not in (*CONTAMINATED, *AS_ASKED) for fault in self.rejected)
         return bad / max(self.samples + bad, 1)
 
 
@@ -98,6 +101,7 @@ def make_report(name: str, tally: Tally) -> dict[str, Any]:
         "longer_side_up_to": {str(side) if side else "more": tally.sides[side] for side in (*SIDES, 0)},
         "rejected": _by_reason(tally.rejected),
         "noted": _by_reason(tally.noted),
+        "unread_keys": dict(sorted(tally.unread.items(), key=lambda item: (-item[1], item[0]))[:UNREAD]),
     }
 
 
@@ -125,6 +129,8 @@ def summary(report: dict[str, Any]) -> str:
             shown = ", ".join(example["id"] for example in held["examples"][:3])
             lines.append(f"    {reason}: {held['count']:,} ({shown}{', ...' if held['count'] > 3 else ''})")
             lines.append(f"      the first: {held['examples'][0]['message']}")
+    if unread := report.get("unread_keys"):
+        lines.append("  keys of the records that nothing reads: " + ", ".join(f"{k}: {n:,}" for k, n in unread.items()))
     for kind, held in report.get("repeated", {}).items():
         lines.append(f"  {kind}: {held['count']:,} samples repeat one of {held['groups']:,} others")
     return plain("\n".join(lines))

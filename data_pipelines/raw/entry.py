@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message
@@ -40,6 +40,7 @@ class Entry(NamedTuple):
     messages: tuple[Message, ...]
     images: tuple[Picture, ...] = ()
     source: str = ""
+    unread: tuple[str, ...] = ()  # keys of the record that hold something and that its layout does not read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Part:
     stop: int = 0
     first: int = 0  # number of its first record within the file
     records: int = 1  # how many; an estimate where only reading would tell
+    is_list: bool = False  # a file of one JSON list, whatever its name
     spooled: bool = False  # a file of entries that was copied beside the shards (data_pipelines/cut.py)
 
 
@@ -108,31 +110,23 @@ def choices_text(choices: list[str]) -> str:
     return "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
 
 
-def text_of(value: Any, name: str) -> str:
-    """A field's text; numbers as they are written, bytes as UTF-8.
-
-    Raises:
-        BadSample: `invalid_utf8` or `wrong_field`.
-    """
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError as error:
-            raise BadSample("invalid_utf8", f"field {name!r}: {error}") from error
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadSample("wrong_field", f"field {name!r} is {type(value).__name__}; a text or a number is expected")
-    return str(value)
-
-
-def conversation(turns: list[tuple[Message, str]], task: str) -> tuple[Message, ...]:
+def conversation(
+    turns: Sequence[tuple[Message, str]], task: str, trained: Sequence[bool] | None = None
+) -> tuple[Message, ...]:
     """Questions with their answers as one conversation; only the first question keeps its image placeholders.
 
     Questions on one image share its tiles this way, instead of paying for them once a question.
+
+    Args:
+        turns: questions and answers.
+        task: report group of the answers.
+        trained: of each answer, whether it is trained on; None = all are.
     """
     messages: list[Message] = []
-    for number, (question, answer) in enumerate(turns):
+    trained = [True] * len(turns) if trained is None else trained
+    for number, ((question, answer), is_trained) in enumerate(zip(turns, trained, strict=True)):
         content = question.content
         while number and content.startswith(IMAGE_PLACEHOLDER + "\n"):
             content = content.removeprefix(IMAGE_PLACEHOLDER + "\n")
-        messages += [Message("user", content), Message("assistant", answer, task)]
+        messages += [Message("user", content), Message("assistant", answer, task, is_trained)]
     return tuple(messages)

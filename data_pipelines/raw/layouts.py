@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from data_pipelines.faults import fault_of
-from data_pipelines.raw import lines, pdfs, records, tables, tars, tfds
+from data_pipelines.raw import chats, lines, pdfs, records, tables, tars, tfds
 from data_pipelines.raw.entry import Entry, LayoutError, Part, Record, Spec
+from data_pipelines.raw.fields import entry_id
 from data_pipelines.raw.public import charts, documents, natural, science
 from data_pipelines.raw.public.grouping import Found
-from data_pipelines.raw.records import entry_id
 from data_pipelines.raw.root import Root
+from data_pipelines.raw.values import without_missing
 from nvlm_jax.inputs.errors import BadSample
 
 
@@ -33,17 +34,17 @@ class Annotated:
 
 LAYOUTS: dict[str, Streamed | Annotated] = {
     # of any dataset
-    "json_conversations": Streamed(lines.parts, lines.records, records.from_conversation),
+    "json_conversations": Streamed(lines.parts, lines.records, chats.from_conversation),
     "json_columns": Streamed(lines.parts, lines.records, records.from_columns),
     "json_pairs": Streamed(lines.parts, lines.records, records.from_pairs),
-    "table_conversations": Streamed(tables.hub_parts, tables.hub_records, records.from_conversation),
+    "table_conversations": Streamed(tables.hub_parts, tables.hub_records, chats.from_conversation),
     "table_columns": Streamed(tables.hub_parts, tables.hub_records, records.from_columns),
     "table_pairs": Streamed(tables.hub_parts, tables.hub_records, records.from_pairs),
-    "tar_conversations": Streamed(tars.parts, tars.records, records.from_conversation),
+    "tar_conversations": Streamed(tars.parts, tars.records, chats.from_conversation),
     "tar_columns": Streamed(tars.parts, tars.records, records.from_columns),
-    "tfds_conversations": Streamed(tfds.parts, tfds.records, records.from_conversation),
+    "tfds_conversations": Streamed(tfds.parts, tfds.records, chats.from_conversation),
     "tfds_columns": Streamed(tfds.parts, tfds.records, records.from_columns),
-    "pdf_pages": Streamed(pdfs.parts, pdfs.records, records.from_columns),
+    "pdf_pages": Streamed(pdfs.parts, pdfs.records, pdfs.from_page),
     # of one dataset
     "coco_captions": Annotated(natural.coco_captions),
     "vqav2": Annotated(natural.vqav2),
@@ -96,6 +97,7 @@ def record_entry(layout: Streamed, place: str, record: Record | BadSample, spec:
     """The record's entry, or the Fault that it stands for."""
     if isinstance(record, BadSample):
         return fault_of(place, record)
+    record = without_missing(record)
     try:
         return layout.entry(place, record, spec)
     except Exception as error:  # whatever a record holds, the next one is read

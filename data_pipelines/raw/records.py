@@ -1,56 +1,24 @@
-"""Generic records -> entries: conversations, columns, lists of questions and answers.
+"""Generic records -> entries: columns, and lists of questions and answers. Conversations are in `chats.py`.
 
-conversation    LLaVA, ShareGPT and InternVL: {"conversations": [{"from": "human", "value": "<image>\\n..."}, ...],
-                "image": "a.jpg"}; or {"messages": [{"role": "user", "content": ...}]}
-columns         one field each for image, question, answer, choices; also captions, where the question is the prompt
+columns         one field each for image, question, answer, choices; also captions, where the prompt is the question
 pairs           The Cauldron, Docmatix: {"images": [...], "texts": [{"user": ..., "assistant": ...}]}
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
-from data_pipelines.raw.entry import (
-    LETTERS,
-    Entry,
-    Picture,
-    Record,
-    Spec,
-    ask,
-    choices_text,
-    conversation,
-    text_of,
-)
-from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message
+from data_pipelines.raw.chats import SYSTEM, with_system
+from data_pipelines.raw.entry import LETTERS, Entry, Record, Spec, ask, choices_text, conversation
+from data_pipelines.raw.fields import entry_id, get, listed, pictures, unread
+from data_pipelines.raw.pictures import IMAGES, in_folder
+from data_pipelines.raw.trained import LOSS_KEYS, check_record, ignored, is_trained
+from data_pipelines.raw.values import is_missing, text_of
+from nvlm_jax.inputs.batch import Message
 from nvlm_jax.inputs.errors import BadSample
 
-ROLES = {
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
-    "system": "system",
-}
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")  # of a WebDataset's members
-IMAGES = "image|images|" + "|".join(IMAGE_ENDINGS)
-
-
-def from_conversation(place: str, record: Record, spec: Spec) -> Entry:
-    """An entry from a conversation. Answers before the first question are left out, as in cut ShareGPT threads.
-
-    Raises:
-        BadSample: `wrong_field` or `bad_role`.
-    """
-    turns = get(record, spec.fields.get("conversations", "conversations|messages"))
-    if not isinstance(turns, list):
-        raise BadSample("wrong_field", f"{place}: there is no list of turns; the record has {sorted(record)[:12]}")
-    messages = [_message(place, turn, spec.task) for turn in turns]
-    first = next((i for i, m in enumerate(messages) if m.role == "user"), len(messages))
-    messages = [m for m in messages[:first] if m.role == "system"] + messages[first:]
-    images = in_folder(spec, pictures(place, record, spec.fields.get("image", IMAGES)))
-    if spec.fields.get("place_images") == "first":
-        messages = _place_first(messages, len(images))
-    return Entry(entry_id(place, record, spec), tuple(messages), images, place)
+COLUMNS = ("question", "answer", "choices", "context", "correct")
 
 
 def from_columns(place: str, record: Record, spec: Spec) -> Entry:
@@ -60,140 +28,102 @@ def from_columns(place: str, record: Record, spec: Spec) -> Entry:
     in place of an answer.
 
     Raises:
-        BadSample: `missing_field` or `wrong_field`.
+        BadSample: `missing_field`, `wrong_field`, `unsupported_field` or `not_trained`.
     """
-    name = {f: spec.fields.get(f, f) for f in ("question", "answer", "choices", "context", "correct")}
-    images = in_folder(spec, pictures(place, record, spec.fields.get("image", IMAGES)))
-    choices = [text_of(choice, "choices") for choice in _list(get(record, name["choices"]))]
+    _check(place, record, spec)
+    name = {f: spec.fields.get(f, f) for f in COLUMNS} | {"image": spec.fields.get("image", IMAGES)}
+    images = in_folder(spec, pictures(place, record, name["image"]))
+    choices = _choices(get(record, name["choices"]))
+    filled = {f: _text(get(record, name[f]), f) for f in ("question", "context")}
+    if "{question}" in spec.prompt and not filled["question"].strip():
+        right = "--fields=question:KEY names its field, and a --prompt without {question} needs none"
+        raise _missing(place, record, name["question"], right)
     answer = get(record, name["answer"])
     if answer is None and choices:
-        answer = LETTERS[_choice(get(record, name["correct"]), choices)]
+        correct = get(record, name["correct"])
+        if correct is None:
+            raise _missing(place, record, name["correct"], f"nor a field {name['answer']!r}")
+        answer = LETTERS[_choice(correct, choices)]
     if answer is None:
-        raise BadSample("missing_field", f"{place}: no field {name['answer']!r}; the record has {sorted(record)[:12]}")
-    filled = {f: text_of(get(record, name[f]) or "", f) for f in ("question", "context")}
+        raise _missing(place, record, name["answer"], "--fields=answer:KEY names its field")
     question = ask(spec.prompt, len(images), choices=choices_text(choices), **filled)
-    messages = (question, Message("assistant", best_answer(answer), spec.task))
-    return Entry(entry_id(place, record, spec), messages, images, place)
+    messages = with_system(place, record, spec, [question, Message("assistant", best_answer(answer), spec.task)])
+    left = unread(record, spec, *name.values(), spec.fields.get("system", SYSTEM))
+    return Entry(entry_id(place, record, spec), tuple(messages), images, place, left)
 
 
 def from_pairs(place: str, record: Record, spec: Spec) -> Entry:
     """An entry from images and a list of questions and answers on them.
 
     Raises:
-        BadSample: `missing_field` or `wrong_field`.
+        BadSample: `missing_field`, `wrong_field`, `unsupported_field` or `not_trained`.
     """
-    images = in_folder(spec, pictures(place, record, spec.fields.get("image", "images|image")))
-    pairs = get(record, spec.fields.get("texts", "texts"))
+    _check(place, record, spec)
+    name = {"image": spec.fields.get("image", "images|image"), "texts": spec.fields.get("texts", "texts")}
+    images = in_folder(spec, pictures(place, record, name["image"]))
+    pairs = get(record, name["texts"])
     if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
         raise BadSample("wrong_field", f"{place}: there is no list of texts; the record has {sorted(record)[:12]}")
-    turns = []
+    turns, trained, skip = [], [], ignored(spec)
     for pair in pairs:
-        if "user" not in pair or "assistant" not in pair:
+        if pair.get("user") is None or pair.get("assistant") is None:
             raise BadSample("missing_field", f"{place}: a text has {sorted(pair)}; user and assistant are expected")
         question = ask(spec.prompt, len(images), question=text_of(pair["user"], "user"))
         turns.append((question, text_of(pair["assistant"], "assistant")))
-    return Entry(entry_id(place, record, spec), conversation(turns, spec.task), images, place)
-
-
-def get(record: Record, names: str) -> Any:
-    """The first of the names `a|b.c` that the record has; None if it has none.
-
-    A dot leads into an object, or into a text that holds one as JSON.
-
-    Raises:
-        BadSample: `bad_json`, such a text is none.
-    """
-    for name in names.split("|"):
-        value: Any = record
-        for key in [name] if name in record else name.split("."):  # a tar's member may end in `gt.txt`
-            value = _parsed(value, name) if isinstance(value, str) else value
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is not None:
-            return value
-    return None
-
-
-def _parsed(text: str, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadSample("bad_json", f"field {name!r}: {error}: {text[:80]!r}") from error
-
-
-def pictures(place: str, record: Record, names: str) -> tuple[Picture, ...]:
-    """The images of a field: a path, bytes, a struct of both, or a list of these; none if there is no such field.
-
-    Raises:
-        BadSample: `wrong_field`.
-    """
-    found = []
-    for value in _list(get(record, names)):
-        if isinstance(value, dict) and value.get("bytes") is not None:
-            found.append(Picture(str(value.get("path") or ""), value["bytes"]))
-        elif isinstance(value, dict) and value.get("path"):
-            found.append(Picture(str(value["path"])))
-        elif isinstance(value, bytes):
-            ending = next((name for name in names.split("|") if record.get(name) is value), "")
-            found.append(Picture(f"image.{ending}" if ending in IMAGE_ENDINGS else "", value))
-        elif isinstance(value, str):
-            found.append(Picture(value))
-        else:
-            raise BadSample("wrong_field", f"{place}: an image is {type(value).__name__}; a path or bytes are expected")
-    field = next((name for name in names.split("|") if get(record, name) is not None), "")
-    return tuple(picture._replace(field=field) for picture in found)
-
-
-def in_folder(spec: Spec, images: tuple[Picture, ...]) -> tuple[Picture, ...]:
-    """The images, those that are paths below the folder that the spec's field `folder` names."""
-    folder = spec.fields.get("folder", "").rstrip("/")
-    if not folder:
-        return images
-    return tuple(p if p.data is not None else p._replace(name=f"{folder}/{p.name}") for p in images)
-
-
-def entry_id(place: str, record: Record, spec: Spec) -> str:
-    """The record's own id, or where it stands."""
-    value = get(record, spec.fields.get("id", "id|question_id|questionId|__key__"))
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else place
+        trained.append(is_trained(place, pair, skip) is not False)
+    messages = with_system(place, record, spec, list(conversation(turns, spec.task, trained)))
+    left = unread(record, spec, *name.values(), spec.fields.get("system", SYSTEM))
+    keys = {key for pair in pairs for key, value in pair.items() if value is not None}
+    left += tuple(f"texts.{key}" for key in sorted(keys - {"user", "assistant", *LOSS_KEYS, *skip}))
+    return Entry(entry_id(place, record, spec), tuple(messages), images, place, left)
 
 
 def best_answer(value: Any) -> str:
     """The answer, or of several annotators' answers the most frequent one, the first of equals.
 
     Raises:
-        BadSample: `empty_answer`, a list without any; `wrong_field`.
+        BadSample: `empty_answer`, a list without any; `missing_field`; `wrong_field`.
     """
     if not isinstance(value, list):
         return text_of(value, "answer")
-    answers = [text_of(item.get("answer") if isinstance(item, dict) else item, "answer") for item in value]
-    if not answers:
+    answers = [item.get("answer") if isinstance(item, dict) else item for item in value]
+    texts = [text_of(answer, "answer") for answer in answers if not is_missing(answer)]
+    if answers and not texts:
+        raise BadSample("missing_field", "no answer in the list has a value (null or NaN)")
+    if not texts:
         raise BadSample("empty_answer", "the list of answers is empty")
-    return Counter(answers).most_common(1)[0][0]
+    return Counter(texts).most_common(1)[0][0]
 
 
-def _message(place: str, turn: Any, task: str) -> Message:
-    if not isinstance(turn, dict):
-        raise BadSample("wrong_field", f"{place}: a turn is {type(turn).__name__}; an object is expected")
-    role, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    if role not in ROLES:
-        raise BadSample("bad_role", f"{place}: a turn is from {role!r:.80}; there are {', '.join(ROLES)}")
-    role = ROLES[role]
-    return Message(role, text_of(value, "value"), task if role == "assistant" else "")
+def _check(place: str, record: Record, spec: Spec) -> None:
+    """Refuse what would change the meaning of the record if it were left unread."""
+    skip = ignored(spec) | {part for name in spec.fields.values() for part in name.split("|")}
+    check_record(place, record, skip)
+    if record.get("history") and "history" not in skip:
+        right = "questions and answers before this one are read as turns: --layout=json_conversations"
+        raise BadSample("unsupported_field", f"{place}: 'history' has {len(listed(record['history']))} turns; {right}")
 
 
-def _place_first(messages: list[Message], images: int) -> list[Message]:
-    """Where no question has a placeholder, put all of them before the first one."""
-    if not images or any(IMAGE_PLACEHOLDER in m.content for m in messages if m.role == "user"):
-        return messages
-    first = next((i for i, m in enumerate(messages) if m.role == "user"), None)
-    if first is None:
-        return messages
-    asked = Message("user", (IMAGE_PLACEHOLDER + "\n") * images + messages[first].content)
-    return [*messages[:first], asked, *messages[first + 1 :]]
+def _choices(value: Any) -> list[str]:
+    """Choices as texts; those that a table filled up its list with, behind the last, are none."""
+    choices = listed(value)
+    while choices and is_missing(choices[-1]):
+        choices = choices[:-1]
+    return [text_of(choice, "choices") for choice in choices]
+
+
+def _text(value: Any, name: str) -> str:
+    return "" if value is None else text_of(value, name)
+
+
+def _missing(place: str, record: Record, name: str, right: str) -> BadSample:
+    keys = sorted(key for key, value in record.items() if value is not None)
+    return BadSample("missing_field", f"{place}: no value of {name!r}; the record has {keys[:12]}; {right}")
 
 
 def _choice(value: Any, choices: list[str]) -> int:
     """The place of the right choice, given as its number, its letter or its text."""
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
         return value
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -205,9 +135,3 @@ def _choice(value: Any, choices: list[str]) -> int:
     if len(text) == 1 and text.upper() in LETTERS[: len(choices)]:
         return LETTERS.index(text.upper())
     raise BadSample("wrong_field", f"the right choice {value!r:.80} is none of {len(choices)} choices")
-
-
-def _list(value: Any) -> list[Any]:
-    if value is None or value == "":
-        return []
-    return value if isinstance(value, list) else [value]

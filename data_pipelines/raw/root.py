@@ -15,7 +15,7 @@ MAX_FILE_BYTES = 64 << 20  # of an image file; checked before it is read
 
 
 class Root:
-    """A directory. Paths are relative to it, with forward slashes."""
+    """A directory. Paths are relative to it, with forward slashes, or absolute and below it."""
 
     def __init__(self, path: str | os.PathLike[str]):
         """Raises LayoutError if there is no such directory."""
@@ -27,10 +27,13 @@ class Root:
         """The regular file at `relative`, with all links followed.
 
         Raises:
-            BadSample: `outside_root` (absolute, `..`, or a link that leads out), `missing_file`, or `not_a_file` (a
-                directory, a pipe, a device).
+            BadSample: `outside_root` (an absolute path elsewhere, `..`, or a link that leads out), `remote_image` (an
+                address), `missing_file`, or `not_a_file` (a directory, a pipe, a device).
         """
-        if not relative or "\0" in relative or os.path.isabs(relative) or "://" in relative:
+        if "://" in relative and not relative.lower().startswith("file:"):
+            right = "nothing is fetched; download it below the dataset's root and name the file"
+            raise BadSample("remote_image", f"{relative!r:.200} is an address: {right}")
+        if not relative or "\0" in relative or "://" in relative:
             raise BadSample("outside_root", f"{relative!r:.200} is no path below the dataset's root")
         real = pathlib.Path(os.path.realpath(self.path / relative))
         if not real.is_relative_to(self.path):

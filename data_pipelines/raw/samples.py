@@ -55,14 +55,14 @@ def check(entry: Entry, root: Root, limits: Limits) -> Checked:
 
     Raises:
         BadSample: `reason` is one of bad_role, empty_text, empty_answer, no_answer, invalid_utf8, too_long,
-            missing_placeholder, extra_placeholder, too_many_images; of images outside_root, missing_file, not_a_file,
-            file_too_large, unreadable_file, zero_bytes, not_an_image, truncated_image, unreadable_image,
-            image_too_large, unsupported_pixels.
+            missing_placeholder, extra_placeholder, too_many_images, not_trained; of images outside_root, remote_image,
+            missing_file, not_a_file, file_too_large, unreadable_file, zero_bytes, not_an_image, truncated_image,
+            unreadable_image, image_too_large, unsupported_pixels.
     """
     _check_texts(entry, limits)
     data, pixels, notes = [], [], list(_odd_texts(entry))
     for picture in entry.images:
-        encoded = _read(picture, root, limits) if picture.data is None else picture.data
+        encoded = _read(picture, entry.source, root, limits) if picture.data is None else picture.data
         if len(encoded) > limits.file_bytes:
             message = f"image {picture.name!r:.200} has {len(encoded):,} bytes; at most {limits.file_bytes:,} are read"
             raise BadSample("file_too_large", message)
@@ -73,8 +73,16 @@ def check(entry: Entry, root: Root, limits: Limits) -> Checked:
     return Checked(Sample(entry.id, entry.messages, tuple(data)), tuple(pixels), tuple(notes))
 
 
-def _read(picture: Picture, root: Root, limits: Limits) -> bytes:
+def _read(picture: Picture, source: str, root: Root, limits: Limits) -> bytes:
+    """The picture's file: below the root, or beside the file that names it, also if its path has Windows' slashes."""
+    folder = pathlib.PurePosixPath(source.partition("#")[0]).parent
+    names = dict.fromkeys((picture.name, str(folder / picture.name)))
+    if "\\" in picture.name:
+        names |= dict.fromkeys(name.replace("\\", "/") for name in [*names])
     try:
+        for name in [*names][1:]:
+            if not root.exists(picture.name) and root.exists(name):
+                return root.read(name, limits.file_bytes)
         return root.read(picture.name, limits.file_bytes)
     except BadSample as error:
         raise BadSample(error.reason, f"field {picture.field!r}: {error}" if picture.field else str(error)) from error
@@ -98,7 +106,10 @@ def _check_texts(entry: Entry, limits: Limits) -> None:
     if placeholders != len(entry.images):
         reason = "extra_placeholder" if placeholders > len(entry.images) else "missing_placeholder"
         counts = f"{placeholders} placeholders {IMAGE_PLACEHOLDER}, {len(entry.images)} images"
-        raise BadSample(reason, f"sample {entry.id!r}: {counts}; there must be one for each image")
+        right = "there must be one for each image"
+        if not placeholders:
+            right += "; --fields=place_images:first puts them before a conversation's first question"
+        raise BadSample(reason, f"sample {entry.id!r}: {counts}; {right}")
 
 
 def _odd_texts(entry: Entry) -> Iterator[Fault]:

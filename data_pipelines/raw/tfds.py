@@ -3,8 +3,8 @@
 A directory is one that holds `dataset_info.json` and `features.json`, anywhere below the root. Images come as they were
 encoded; texts as text; a sequence of structs as a list of them.
 
-What TFDS would do at a directory's word is checked first: it imports the modules that `features.json` names, which may lie
-beside the data, and opens the files that `dataset_info.json` names, wherever they are.
+What TFDS would do at a directory's word is checked first: it imports the modules that `features.json` names, which may
+lie beside the data, and opens the files that `dataset_info.json` names, wherever they are.
 """
 
 from __future__ import annotations
@@ -99,10 +99,8 @@ def _check_directory(root: Root, folder: str) -> None:
         raise LayoutError(f"{root.path}/{folder}: {error}") from error
     if foreign := sorted(classes - SAFE_FEATURES):
         shown = ", ".join(name.removeprefix(_HOME) for name in sorted(SAFE_FEATURES))
-        raise LayoutError(
-            f"{root.path}/{folder}{FEATURES}: feature class {foreign[0]!r:.200}, and code from data does not run; TFDS's "
-            f"own are read: {shown}"
-        )
+        what = f"feature class {foreign[0]!r:.200}, and code from data does not run"
+        raise LayoutError(f"{root.path}/{folder}{FEATURES}: {what}; TFDS's own are read: {shown}")
     if file_format != "array_record":
         raise LayoutError(f"{root.path}/{folder}{INFO}: file format {file_format!r:.80}; array_record is read")
 

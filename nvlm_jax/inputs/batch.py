@@ -25,11 +25,15 @@ IMAGE_PLACEHOLDER = "<image>"
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One turn. `content` may hold `<image>` placeholders; `group` names the report group of an answer."""
+    """One turn. `content` may hold `<image>` placeholders; `group` names the report group of an answer.
+
+    An answer that is not `trained` on is history: it is read, and no loss is taken of it.
+    """
 
     role: str
     content: str
     group: str = ""
+    trained: bool = True  # of an answer
 
 
 @dataclasses.dataclass(frozen=True)

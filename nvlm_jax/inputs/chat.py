@@ -4,7 +4,8 @@ r"""Messages -> pieces: which text, special token and image follows which, and w
     plain (pretraining)    <Image> ... </Image> prompt answer <|im_end|> prompt answer <|im_end|> ...
     checkpoint             as the chat template beside the tokenizer says: `own_template.py`
 
-Trained are each answer's text and its end token. ChatML begins with a system message of the same form.
+Trained are each answer's text and its end token, unless the answer is only history (`Message.trained`). ChatML begins
+with a system message of the same form.
 
 Every piece is tokenized by itself, so that no text merges with what the template puts around it and an answer has the
 same ids whether it is trained on or generated. For ChatML this gives the ids of the whole string, as a Hugging Face
@@ -49,7 +50,7 @@ def turns(sample_id: str, messages: Sequence[Message], template: str, prompt: bo
             be empty then: a system text, or an answer of the history.
 
     Raises:
-        BadSample: `bad_role`, `empty_text`, `empty_answer` or `no_answer`.
+        BadSample: `bad_role`, `empty_text`, `empty_answer`, `no_answer` or `not_trained` (no answer is trained on).
     """
     roles = ("user", "assistant") if template == "plain" else ("user", "assistant", "system")
     found: list[list[Message]] = []
@@ -75,7 +76,15 @@ def turns(sample_id: str, messages: Sequence[Message], template: str, prompt: bo
         raise BadSample("bad_role", f"sample {sample_id!r}: a prompt ends in a user's message; the last role is {last}")
     if not prompt and last != "assistant":
         raise BadSample("no_answer", f"sample {sample_id!r}: ends in no answer; the last role is {last}")
+    if not prompt and not any(map(is_trained, messages)):
+        message = f"sample {sample_id!r}: none of its answers is to be trained on; one at least is needed"
+        raise BadSample("not_trained", message)
     return found
+
+
+def is_trained(message: Message) -> bool:
+    """Whether the loss is taken of the message."""
+    return message.role == "assistant" and message.trained
 
 
 def without_placeholder(text: str) -> str:
@@ -115,7 +124,7 @@ def render(
 
 
 def _chatml(message: Message, end_token: str, image: int) -> list[Piece]:
-    trained = message.role == "assistant"
+    trained = is_trained(message)
     return [
         Piece("special", START_TOKEN),
         Piece("text", HEADERS[message.role]),
@@ -128,14 +137,14 @@ def _chatml(message: Message, end_token: str, image: int) -> list[Piece]:
 def _plain(message: Message, end_token: str, image: int) -> list[Piece]:
     pieces = content_pieces(message, image)
     if message.role == "assistant":
-        pieces.append(Piece("special", end_token, -1, True, message.group))
+        pieces.append(Piece("special", end_token, -1, message.trained, message.group))
     return pieces
 
 
 def content_pieces(message: Message, image: int) -> list[Piece]:
     """The message's text, cut where a user's text has images; they are numbered from `image`."""
     if message.role != "user" or IMAGE_PLACEHOLDER not in message.content:
-        return [Piece("text", message.content, -1, message.role == "assistant", message.group)]
+        return [Piece("text", message.content, -1, is_trained(message), message.group)]
     texts = message.content.split(IMAGE_PLACEHOLDER)
     pieces = [Piece("text", texts[0] + IMAGE_OPEN)]
     for i, text in enumerate(texts[1:]):

@@ -13,6 +13,7 @@ piece by piece: tokenizing the joined string would merge the `><` before the fir
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -48,6 +49,11 @@ class Draft:
         """Append tokens of one piece."""
         self.tokens.extend(tokens)
         self.runs.append((len(tokens), loss))
+
+    def is_trained(self) -> bool:
+        """Whether a token of the turns that fit is trained on."""
+        ends = itertools.accumulate(count for count, _ in self.runs)
+        return any(loss != UNTRAINED and end <= self.kept[0] for end, (_, loss) in zip(ends, self.runs, strict=True))
 
     def spread(self, ranges: Iterable[tuple[int, np.ndarray]], fill: int) -> np.ndarray:
         """int32 [s]: each range at its place, `fill` elsewhere."""
@@ -169,7 +175,7 @@ class ExampleBuilder:
                 draft.dropped = len(conversation) - number
                 break
             draft.kept = (len(draft.tokens), len(draft.starts), tiles)
-        if not draft.kept[0]:
+        if not draft.kept[0] or not (prompt or draft.is_trained()):  # cut before the first answer that is trained on
             raise too_long(sample.id, "its first turn", len(draft.tokens), tiles, max_tokens, max_tiles)
         return draft
 

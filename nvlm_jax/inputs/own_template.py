@@ -138,7 +138,7 @@ class OwnTemplate:
             fixed = self._fixed(behind)
             if message.role == "assistant":
                 end = next((n + 1 for n, piece in enumerate(fixed) if piece.kind == "special"), 0)
-                pieces += [piece._replace(trained=True, group=message.group) for piece in fixed[:end]]
+                pieces += [piece._replace(trained=message.trained, group=message.group) for piece in fixed[:end]]
                 fixed = fixed[end:]
             if i + 1 in ends:
                 yield _joined(pieces)

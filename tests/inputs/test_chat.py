@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from nvlm_jax.inputs.batch import Message
+from nvlm_jax.inputs.batch import Message, Sample
 from nvlm_jax.inputs.chat import Piece, render, turns
 from nvlm_jax.inputs.errors import BadSample
 
@@ -95,3 +95,27 @@ def test_bad_conversations(talk, template, reason, text):
 def test_a_prompt_must_end_in_a_question():
     with pytest.raises(BadSample, match="a prompt ends in a user's message; the last role is assistant"):
         pieces(messages(("user", "a"), ("assistant", "b")), prompt=True)
+
+
+TALK = [Message("user", "1+1?"), Message("assistant", "3", trained=False), Message("user", "Sure?"),
+        Message("assistant", "2")]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", ["chatml", "plain"])
+def test_an_answer_that_is_history_is_read_without_loss(builder, template):
+    build = builder("d", template=template, system="")
+    example = build.build(Sample("s", tuple(TALK)))
+    carried = build.tokenizer.decode(example.targets[example.loss_weights > 0], skip_special=False)
+    assert carried == "2<|im_end|>"
+    assert "3<|im_end|>" in build.tokenizer.decode(example.tokens, skip_special=False)
+
+
+def test_a_conversation_cut_before_its_first_trained_answer_is_too_long(builder):
+    build = builder("d")
+    whole = len(build.build(Sample("s", tuple(TALK))).tokens)
+    with pytest.raises(BadSample) as caught:
+        build.build(Sample("s", tuple(TALK)), max_tokens=whole - 1)
+    assert caught.value.reason == "too_long"
+    with pytest.raises(BadSample) as caught:
+        build.build(Sample("s", tuple(TALK[:2])))
+    assert caught.value.reason == "not_trained"

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from data_pipelines.faults import Fault, fault_of
-from data_pipelines.raw.entry import Entry, Picture, Spec, ask, choices_text, conversation, text_of
+from data_pipelines.raw.entry import Entry, Picture, Spec, ask, choices_text, conversation
 from data_pipelines.raw.records import best_answer
+from data_pipelines.raw.values import text_of
 from nvlm_jax.inputs.batch import Message
 from nvlm_jax.inputs.errors import BadSample
 
