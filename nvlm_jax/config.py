@@ -137,6 +137,7 @@ class InputConfig:
     # dense (encoder labels)
     template: str = "chatml"
     system: str = Unsaid(SYSTEM)  # empty = none, or the checkpoint's own; with template checkpoint empty if unsaid
+    date: str = "2024-07-26"  # what a template that writes today's date takes for it: lengths and runs do not age
     joined_as_released_hf: bool = False  # "<Image><tile_1>" tokenized as one string, as the released HF code serves it
     question_tags: bool = True  # a tag in a user's text reads its tile in cross-attention as the block's own tags do
     question_focus: bool = False  # and where a question names one tile, so does the rest of its turn, answer included

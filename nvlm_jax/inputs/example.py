@@ -88,7 +88,7 @@ class ExampleBuilder:
         self._images = ImageBlocks(inputs, model, self.tokenizer)
         names = [inputs.end_token] + [chat.START_TOKEN] * (inputs.template == "chatml")
         self._special = {name: [self.tokenizer.special(name)] for name in names}
-        self._own = OwnTemplate(self.tokenizer) if inputs.template == "checkpoint" else None
+        self._own = OwnTemplate(self.tokenizer, inputs.date) if inputs.template == "checkpoint" else None
         if self._own is not None:
             self._special |= {name: [i] for name, i in self.tokenizer.added_tokens.items()}
         self._fixed = {text: self.tokenizer.encode(text) for text in (*chat.FIXED_TEXTS, inputs.system)}

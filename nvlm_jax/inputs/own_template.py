@@ -9,6 +9,7 @@ otherwise. An answer is trained on with what stands behind it up to the first sp
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 import jinja2
 
 from nvlm_jax import json_text
-from nvlm_jax.config import ConfigError
+from nvlm_jax.config import ConfigError, InputConfig
 from nvlm_jax.inputs import bounded_jinja
 from nvlm_jax.inputs.batch import Message
 from nvlm_jax.inputs.chat import Piece, content_pieces, count_placeholders
@@ -28,6 +29,7 @@ from nvlm_jax.inputs.errors import BadSample, words
 from nvlm_jax.inputs.tokenizer import Tokenizer
 
 MAX_BYTES = 16 << 20
+DATE = InputConfig.date  # what `strftime_now` takes for now
 LONGEST = 300  # characters of what is said of a template
 FILE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 # A message's number between characters of private use, in white space that shows whether the template strips.
@@ -47,13 +49,16 @@ def read_template(directory: str | Path) -> str | None:
             raise ConfigError(str(error)) from None
     template = _tokenizer_config(directory).get("chat_template")
     if isinstance(template, list):  # several by name
-        template = next((t.get("template") for t in template if t.get("name") == "default"), None)
+        named = [each for each in template if isinstance(each, dict)]
+        template = next((each.get("template") for each in named if each.get("name") == "default"), None)
     if template is not None and not isinstance(template, str):
         raise ConfigError(f"{directory / CONFIG}: chat_template: expected a text, got {template!r:.80}")
     return template
 
 
-def render_template(template: str, messages: Sequence[dict[str, str]], prompt: bool, names: dict[str, Any]) -> str:
+def render_template(
+    template: str, messages: Sequence[dict[str, str]], prompt: bool, names: dict[str, Any], date: str = DATE
+) -> str:
     """A conversation by a Jinja template, in a sandbox: templates come with checkpoints and are not trusted.
 
     Raises:
@@ -62,7 +67,7 @@ def render_template(template: str, messages: Sequence[dict[str, str]], prompt: b
     if len(template) > bounded_jinja.SOURCE:
         raise jinja2.TemplateError(f"it has {len(template):,} characters; at most {bounded_jinja.SOURCE:,} are read")
     environment = bounded_jinja.Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": datetime.datetime.now().strftime}
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": datetime.datetime.fromisoformat(date).strftime}
     try:
         return environment.from_string(template).render(messages=messages, add_generation_prompt=prompt, **names)
     except jinja2.TemplateError as error:
@@ -85,17 +90,31 @@ class OwnTemplate:
     """The chat template beside a tokenizer.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or `date` is no date.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, date: str = DATE):
+        self._tokenizer, self._date = tokenizer, date
+        try:
+            datetime.date.fromisoformat(date)
+        except ValueError:
+            raise ConfigError(f"inputs.date: {date!r} is no day; {DATE} is written so") from None
         self.directory = tokenizer.path if tokenizer.path.is_dir() else tokenizer.path.parent
         self._template, self._names = read_template(self.directory), token_names(self.directory)
         if self._template is None:
             raise ConfigError(f"inputs.template: 'checkpoint', but {self.directory} has no chat template; take chatml")
+        tokenizer.guard(self._written_tokens())
         longest_first = sorted(tokenizer.added_tokens, key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+    def _written_tokens(self) -> list[str]:
+        """The tokens that the template writes: in its own text, by a name, or put together while it is rendered."""
+        rendered = [self._template, *self._names.values()]
+        for talk, prompt in ((PROBE, True), (PROBE[:2], False), ((Message("system", " zeroth "), *PROBE), True)):
+            messages = [{"role": message.role, "content": message.content} for message in talk]
+            with contextlib.suppress(jinja2.TemplateError):  # named when a conversation is rendered
+                rendered.append(render_template(self._template, messages, prompt, self._names, self._date))
+        return [name for name in self._tokenizer.added_tokens if any(name in text for text in rendered)]
 
     def end_token(self) -> str:
         """The special token that ends an answer.
@@ -151,7 +170,7 @@ class OwnTemplate:
         marked = [{"role": m.role, "content": MARK.format(i)} for i, m in enumerate(messages)]
         where = f"sample {sample_id!r}: the chat template of {self.directory}"
         try:
-            parts = FIND_MARK.split(render_template(self._template, marked, prompt, self._names))
+            parts = FIND_MARK.split(render_template(self._template, marked, prompt, self._names, self._date))
         except jinja2.TemplateError as error:
             raise BadSample("bad_role", f"{where} refuses the conversation: {error}") from error
         if parts[2::4] != [str(i) for i in range(len(messages))]:
@@ -165,7 +184,7 @@ class OwnTemplate:
         return [Piece(kind, part) for kind, part in zip(kinds, self._special.split(text), strict=False) if part]
 
     def __reduce__(self):
-        return type(self), (self._tokenizer,)
+        return type(self), (self._tokenizer, self._date)
 
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:

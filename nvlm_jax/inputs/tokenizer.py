@@ -7,7 +7,7 @@ import hashlib
 import logging
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import tokenizers
 
@@ -27,7 +27,9 @@ class Tokenizer:
     """A Hugging Face `tokenizer.json` that never reads special tokens out of text.
 
     `<|im_end|>` in a user's text is encoded as the ten characters it is; only `special` gives the token's id, so no
-    text can end a turn or claim to be an image. Nothing is added around a text (no beginning-of-sentence token).
+    text can end a turn or claim to be an image. Special are the tokens that the file says are, those that begin with
+    `<|`, and what was asked of `special` or given to `guard`, as a chat template's tokens are. Nothing is added around
+    a text (no beginning-of-sentence token).
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -52,9 +54,9 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         # Some files do not mark all of their control tokens as special, and only special ones can be left as text.
-        control = [t for t in self._tokenizer.get_added_tokens_decoder().values() if t.content.startswith("<|")]
-        self._tokenizer.add_special_tokens(control)
         self._tokenizer.encode_special_tokens = True
+        self._guarded: set[str] = set()
+        self.guard(name for name in self.added_tokens if name.startswith("<|"))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, special tokens in it as plain text."""
@@ -65,16 +67,31 @@ class Tokenizer:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
+    def guard(self, names: Iterable[str]) -> None:
+        """Take tokens for special from now on, whatever the file says of them: no text is read as one of them.
+
+        Names that are no token are passed over.
+        """
+        new = {name for name in names if self._tokenizer.token_to_id(name) is not None} - self._guarded
+        added = {token.content: token for token in self._tokenizer.get_added_tokens_decoder().values()}
+        plain = [added.get(name) or tokenizers.AddedToken(name, normalized=False) for name in sorted(new)]
+        self._tokenizer.add_special_tokens(plain)
+        self._guarded |= new
+        self.__dict__.pop("token_bytes", None)  # made from what was special before
+
     def special(self, name: str) -> int:
-        """The id of a special token.
+        """The id of a special token, which no text is read as from now on.
 
         Raises:
-            ConfigError: the vocabulary has no such token.
+            ConfigError: the vocabulary has no such token, or it is an ordinary word that any text may hold.
         """
+        self.guard([name])
         token = self._tokenizer.token_to_id(name)
         if token is None:
             known = ", ".join(sorted(self.added_tokens)[:20])
             raise ConfigError(f"inputs.tokenizer: {self.path} has no token {name!r}; its special tokens are {known}")
+        if token in self.encode(name):
+            raise ConfigError(f"inputs.tokenizer: {self.path}: {name!r} is a word that any text may hold, not special")
         return token
 
     def vocabulary(self) -> dict[str, int]:
@@ -101,7 +118,13 @@ class Tokenizer:
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())  # ids may leave gaps
 
     def __reduce__(self):
-        return type(self), (self.path,)
+        return _guarding, (type(self), self.path, sorted(self._guarded))
+
+
+def _guarding(kind: type[Tokenizer], path: pathlib.Path, names: Sequence[str]) -> Tokenizer:
+    tokenizer = kind(path)
+    tokenizer.guard(names)
+    return tokenizer
 
 
 def copy_files(tokenizer: str | pathlib.Path, directory: pathlib.Path) -> None:
