@@ -65,7 +65,7 @@
     const facts = element("div", "facts");
     turn.append(box, words, facts);
     $("turns").append(turn);
-    facts.scrollIntoView({ block: "nearest" });
+    toEnd();
     return { turn, words, facts };
   }
 
@@ -106,7 +106,7 @@
     if (running !== controller) return;
     busy(null);
     if (messages.at(-1)?.role === "user") messages.push({ role: "assistant", content: answer.words.textContent });
-    answer.facts.scrollIntoView({ block: "nearest" });
+    if (atEnd()) toEnd();
     $("question").focus();
   }
 
@@ -121,9 +121,18 @@
   }
 
   function show(answer, piece) {
-    const bottom = window.innerHeight + window.scrollY >= document.body.scrollHeight - 60;
+    const bottom = atEnd();
     answer.words.textContent += piece;
-    if (bottom) window.scrollTo(0, document.body.scrollHeight);
+    if (bottom) toEnd();
+  }
+
+  // Who has scrolled up to read is left there.
+  function atEnd() {
+    return window.innerHeight + window.scrollY >= document.body.scrollHeight - 80;
+  }
+
+  function toEnd() {
+    window.scrollTo(0, document.body.scrollHeight);
   }
 
   async function stream(signal, take, facts) {

@@ -169,3 +169,13 @@ def test_values(tmp_path, value, shown):
     page = tmp_path / "page.html.j2"
     page.write_text('{% import "parts.html.j2" as parts %}{{ parts.value(it) }}')
     assert re.sub(r"\n\s*", "", template.render(page, it=value)) == shown
+
+
+def test_every_template_of_a_page_extends_the_shared_base():
+    root = template.SHARED.parents[1]
+    found = [path for folder in ("nvlm_jax", "data_pipelines", "launch") for path in (root / folder).rglob("*.html*")]
+    pages = [path for path in found if path.parent != template.SHARED]
+    assert len(pages) == len(made.PAGES) - 1  # the quickstart's page is the evaluation's
+    for path in pages:
+        text = path.read_text()
+        assert text.startswith('{% extends "base.html.j2" %}') and "<style" not in text and "<html" not in text, path
