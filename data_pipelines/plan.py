@@ -29,6 +29,7 @@ import pyarrow as pa
 from data_pipelines import blend as blend_module
 from data_pipelines import packing as packing_module
 from data_pipelines.blend import Blend, PlanError
+from data_pipelines.index import TOO_LONG
 from data_pipelines.packing import pack
 from nvlm_jax import json_text
 from nvlm_jax.inputs.errors import words
@@ -312,6 +313,19 @@ def check_budgets(blend: Blend, lengths: Sequence[Lengths], budgets: Budgets) ->
         if share > 0 and len(too_large((tokens, tiles), budgets)) == len(tokens):
             raise PlanError(
                 f"dataset {name!r}: no sample fits a row of data.tokens_per_row={budgets.tokens_per_row} and "
-                f"data.tiles_per_row={budgets.tiles_per_row}; its shortest sample has {tokens.min()} tokens, "
-                f"the one with the fewest tiles {tiles.min()}"
+                f"data.tiles_per_row={budgets.tiles_per_row}; {_smallest(tokens, tiles)}"
             )
+
+
+def _smallest(tokens: np.ndarray, tiles: np.ndarray) -> str:
+    """What the samples would need at least. One that was cut to the row and did not fit even so has TOO_LONG tokens."""
+    if not len(tokens):
+        return "it has no samples"
+    measured = tokens < TOO_LONG
+    if not measured.any():
+        return (
+            f"the first turn of each of its {len(tokens)} samples is longer. A larger row, or fewer tiles an image "
+            "(inputs.max_tiles), would be right"
+        )
+    fewest = tokens[measured].min(), tiles[measured].min()
+    return f"its shortest sample has {fewest[0]} tokens, the one with the fewest tiles {fewest[1]}"

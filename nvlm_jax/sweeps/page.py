@@ -62,7 +62,7 @@ def lines(plan: Mapping[str, Any], runs: Sequence[Run]) -> list[Line]:
         Line(
             name,
             name == base,
-            [run.results() for run in own[name] if run.results()],
+            [run.whole_results() for run in own[name] if run.whole_results()],
             compare.mean(list(values[name].values())) if values[name] else None,
             corrected.get(name),
             problems.get(name, ""),
@@ -77,7 +77,7 @@ def write(path: pathlib.Path, plan: Mapping[str, Any], runs: Sequence[Run]) -> l
     Raises:
         ValueError: no run of the sweep is finished.
     """
-    if not any(run.results() for run in runs):
+    if not any(run.whole_results() for run in runs):
         raise ValueError(f"{plan['name']}: no run is finished; run launch.sweep first")
     table = lines(plan, runs)
     finished = [item for line in table for item in line.found]
@@ -108,7 +108,7 @@ def write(path: pathlib.Path, plan: Mapping[str, Any], runs: Sequence[Run]) -> l
 
 
 def _values(runs: Sequence[Run], metric: str) -> dict[int, float]:
-    found = {run.seed: value(run.results(), metric) for run in runs}
+    found = {run.seed: value(run.whole_results(), metric) for run in runs}
     return {seed: figure for seed, figure in found.items() if figure is not None}
 
 

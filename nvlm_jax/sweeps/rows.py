@@ -39,7 +39,7 @@ def write_parquet(path: pathlib.Path, rows: pa.Table) -> None:
 
 def _row(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
     row = {"variant": run.variant.name, "seed": run.seed, "base": run.variant.base, "status": run.state()["status"]}
-    for key, value in (run.results() or {}).items():
+    for key, value in (run.whole_results() or {}).items():
         if key not in LEFT_OUT:
             row |= _flat(key, value)
     return row | _flat("settings", settings)

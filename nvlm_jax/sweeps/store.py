@@ -34,12 +34,13 @@ from nvlm_jax.training.workdir import differences as lines_of_differences
 from nvlm_jax.training.workdir import write_atomically
 
 PLAN, STATE, RESULTS, LOG, STUDY = "sweep.json", "state.json", "results.json", "log.txt", "study.db"
-FINISHED, FAILED, RUNNING, STOPPED, WAITING, PRUNED = (
-    "finished", "failed", "running", "stopped", "waiting", "pruned"
+FINISHED, FAILED, RUNNING, STOPPED, WAITING, PRUNED, DAMAGED = (
+    "finished", "failed", "running", "stopped", "waiting", "pruned", "damaged"
 )  # fmt: skip
 PLAN_KEYS = ("name", "stages", "evaluations", "metric", "variants")
 MEND_PLAN = "restore it, or use another --workdir"
 MEND_STATE = "remove it: it says no more than where the run stands"
+RESULT_KEYS = ("variant", "seed", "loss")  # of every results.json
 MEND_RESULTS = "remove it, and the next start writes it again"
 NAMED = 3  # variants that a message shows
 SILENCE = 900.0  # seconds without a line after which a process of another host counts as gone
@@ -92,13 +93,19 @@ class Run:
         return self.stages[stage].train.steps in saved_steps(self.workdir(stage))
 
     def state(self) -> dict[str, Any]:
-        """`status`, and what else is known: `stage`, `seconds` by stage, `error`; failed where it is damaged."""
+        """`status`, and what else is known: `stage`, `seconds` by stage, `error`.
+
+        Failed where state.json is damaged, damaged where results.json is: the next start writes that again.
+        """
         try:
             state = {"status": WAITING} | (_read(self.path / STATE, MEND_STATE) or {})
         except SweepError as error:
             state = {"status": FAILED, "error": str(error)}
-        if (self.path / RESULTS).exists():
-            return state | {"status": FINISHED}
+        try:
+            if self.results() is not None:
+                return state | {"status": FINISHED}
+        except SweepError as error:
+            return state | {"status": DAMAGED, "error": str(error)}
         if state["status"] == FINISHED or (state["status"] == RUNNING and not self._alive(state)):
             return state | {"status": STOPPED}
         return state
@@ -122,7 +129,14 @@ class Run:
 
     def results(self) -> dict[str, Any] | None:
         """What stands in results.json; None where it is not finished. Raises SweepError where it is damaged."""
-        return _read(self.path / RESULTS, MEND_RESULTS)
+        found = _read(self.path / RESULTS, MEND_RESULTS)
+        if found is not None and (missing := [key for key in RESULT_KEYS if key not in found]):
+            raise SweepError(f"{self.path / RESULTS}: lacks {', '.join(missing)}; {MEND_RESULTS}")
+        return found
+
+    def whole_results(self) -> dict[str, Any] | None:
+        """`results`; None where they are damaged, too, so that one file ends no table of all runs."""
+        return self.results() if self.state()["status"] == FINISHED else None
 
     def log_tail(self, lines: int = 12) -> str:
         """The last lines that its processes printed."""

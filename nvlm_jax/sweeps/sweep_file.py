@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any
 
 from nvlm_jax.config import ConfigError, RunConfig, to_mapping
+from nvlm_jax.sweeps.metrics import metric_fault
 
 MATCHES = ("none", "steps", "samples", "flops")
 # Of launch.evaluate, that EVALUATIONS may set; the sweep sets checkpoint and out.
@@ -42,6 +43,7 @@ DEFAULTS = {
     "MATCH": "none",
     "METRIC": "accuracy.vision",
 }
+LOSS = "-loss"  # METRIC where nothing is evaluated
 TAKEN = ("tensorboard",)  # folders of a run besides its stages'
 
 
@@ -158,6 +160,8 @@ def read_settings(module: ModuleType, path: str | pathlib.Path) -> Sweep:
     """
     path = pathlib.Path(path)
     given = {name: getattr(module, name, default) for name, default in DEFAULTS.items()}
+    if not given["EVALUATIONS"] and not hasattr(module, "METRIC"):
+        given["METRIC"] = LOSS
     if faults := _setting_faults(**given):
         raise SweepError(f"{path}:\n  " + "\n  ".join(faults))
     return Sweep(
@@ -192,6 +196,8 @@ def _setting_faults(STAGES: Any, SEEDS: Any, EVALUATIONS: Any, MATCH: Any, METRI
         return [*faults, f"EVALUATIONS: {EVALUATIONS!r}; such as {{'evaluation': {{'limit': 50}}}} would be right"]
     for name, flags in EVALUATIONS.items():
         faults += [f"EVALUATIONS[{name!r}]: {text}" for text in _evaluation_faults(name, flags, STAGES)]
+    if not faults and (fault := metric_fault(METRIC, STAGES, EVALUATIONS)):
+        faults.append(fault)
     return faults
 
 

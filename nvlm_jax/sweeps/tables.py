@@ -12,7 +12,7 @@ from nvlm_jax.models.build import abstract_model, parameter_counts
 from nvlm_jax.number_format import flops
 from nvlm_jax.sweeps.budgets import planned_flops
 from nvlm_jax.sweeps.record import value
-from nvlm_jax.sweeps.store import FAILED, RUNNING, STOPPED, WAITING, Run
+from nvlm_jax.sweeps.store import DAMAGED, FAILED, RUNNING, STOPPED, WAITING, Run
 from nvlm_jax.sweeps.sweep_file import Sweep, Variant
 from nvlm_jax.sweeps.variants import differences
 from nvlm_jax.training.telemetry import METRICS, read_metrics
@@ -59,7 +59,7 @@ def status_table(plan: Mapping[str, Any], runs: Sequence[Run]) -> Table:
     for name in ("variant", "seed", "state", "stage", "steps", "ETA", metric, "loss"):
         table.add_column(name, justify="left" if name in ("variant", "state", "stage") else "right")
     for run in runs:
-        state, found = run.state(), run.results()
+        state, found = run.state(), run.whole_results()
         score = value(found, metric)
         progress, left, loss = _progress(run, state)
         if found:
@@ -78,7 +78,7 @@ def _counts(runs: Sequence[Run]) -> str:
 
 def _left(runs: Sequence[Run]) -> str:
     """From the finished runs' mean time; one run at a time."""
-    spent = [sum(run.state().get("seconds", {}).values()) for run in runs if run.results()]
+    spent = [sum(run.state().get("seconds", {}).values()) for run in runs if run.whole_results()]
     open_ones = sum(run.state()["status"] in (WAITING, RUNNING, STOPPED) for run in runs)
     if not spent or not open_ones:
         return ""
@@ -88,7 +88,7 @@ def _left(runs: Sequence[Run]) -> str:
 def _best(plan: Mapping[str, Any], runs: Sequence[Run]) -> str:
     scores: dict[str, list[float]] = {}
     for run in runs:
-        if (score := value(run.results(), plan["metric"])) is not None:
+        if (score := value(run.whole_results(), plan["metric"])) is not None:
             scores.setdefault(run.variant.name, []).append(score)
     if not scores:
         return "no variant has a finished run"
@@ -110,9 +110,9 @@ def _progress(run: Run, state: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def failures(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """(label, last lines) of each failed run."""
+    """(label, last lines) of each run that failed or whose results are damaged."""
     states = [(run.label, run.state()) for run in runs]
-    return [(label, state.get("error", "")) for label, state in states if state["status"] == FAILED]
+    return [(label, state.get("error", "")) for label, state in states if state["status"] in (FAILED, DAMAGED)]
 
 
 def _changes(base: Variant, variant: Variant) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import shutil
 import sys
 import time
 from collections import deque
@@ -20,6 +22,7 @@ from nvlm_jax.training.workdir import write_atomically
 METRICS, EVENTS = "metrics.jsonl", "tensorboard"
 # Not for event files: text.
 NOT_SCALARS = ("step", "sample_hash")
+log = logging.getLogger(__name__)
 
 
 class Telemetry:
@@ -120,16 +123,23 @@ class Silence:
 def truncate(path: Path, step: int) -> None:
     """Keep the lines of steps 1 .. `step` of a metrics file; the line that a kill cut short goes with the rest."""
     if path.exists():
-        kept = [line for line, record in read_lines(path) if record["step"] <= step]
+        lines = list(read_lines(path))
+        if len(lines) + 1 < sum(1 for _ in path.open("rb")):  # more than what a kill cut short
+            aside = path.with_name(f"{path.name}.damaged")
+            shutil.copyfile(path, aside)
+            log.warning("%s: holds lines that are no metrics; as it was it is now %s", path, aside)
+        kept = [line for line, record in lines if record["step"] <= step]
         write_atomically(path, "".join(line + "\n" for line in kept))
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each whole line of a metrics file and what it says."""
-    with open(path) as file:
+    """Each whole line of a metrics file and what it says; what is no line of metrics is passed over."""
+    with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            with contextlib.suppress(ValueError):
-                yield line.rstrip("\n"), json.loads(line)
+            with contextlib.suppress(ValueError, RecursionError):
+                record = json.loads(line)
+                if isinstance(record, dict) and type(record.get("step")) is int:
+                    yield line.rstrip("\n"), record
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:

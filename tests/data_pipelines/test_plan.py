@@ -6,6 +6,7 @@ import pytest
 
 from data_pipelines import plan as plan_module
 from data_pipelines.blend import Blend, PlanError
+from data_pipelines.index import TOO_LONG
 from data_pipelines.plan import Budgets, Plan, packed_windows, plan_key, plan_rows, write_plan
 from tests.data_pipelines.test_row_packing import mix
 
@@ -51,6 +52,10 @@ def test_a_dataset_that_fits_no_row_is_an_error_that_names_it():
     far = (np.full(5, 600, np.int32), np.full(5, 2, np.int32))
     with pytest.raises(PlanError, match=r"'b': no sample fits .*tokens_per_row=512 .*tiles_per_row=26.* 600 tokens"):
         plan(5, tokens_per_row=512, lengths=[(np.full(5, 9, np.int32), np.zeros(5, np.int32)), far])
+    cut = (np.full(5, TOO_LONG, np.int32), np.zeros(5, np.int32))  # as they are measured where no turn fits
+    with pytest.raises(PlanError, match=r"fits .*; the first turn of each of its 5 samples is longer") as error:
+        plan(5, tokens_per_row=512, lengths=[(np.full(5, 9, np.int32), np.zeros(5, np.int32)), cut])
+    assert "2147483647" not in str(error.value)
     with pytest.raises(PlanError, match=r"data\.tokens_per_row=0"):
         plan(5, tokens_per_row=0)
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from nvlm_jax.sweeps import store
+from nvlm_jax.sweeps import store, tables
 from nvlm_jax.sweeps.runner import Runner
 from nvlm_jax.sweeps.sweep_file import SweepError
 from nvlm_jax.sweeps.variants import load
@@ -177,10 +177,12 @@ def test_a_sweep_of_the_same_name_that_shares_nothing_and_a_search(place):
 
 def test_a_metric_that_is_not_there_fails_the_run_and_can_be_mended(place):
     body = "METRIC = '{}'\ndef sweep(add):\n    add(seeds=(0,))"
-    [run], runner = prepare(place, body.format("accuracy.vison"))
+    with pytest.raises(SweepError, match=r"METRIC: .* will have no 'accuracy\.vison'; did you mean accuracy\.vision\?"):
+        prepare(place, body.format("accuracy.vison"))
+    [run], runner = prepare(place, body.format("accuracy.by_type.wrod"))  # which types there are the data decides
     assert runner.run(run) == "failed" and not run.results()
     error = run.state()["error"]
-    assert "METRIC: 'accuracy.vison' is no number of this run" in error and "accuracy.vision, accuracy.text" in error
+    assert "METRIC: 'accuracy.by_type.wrod' is no number of this" in error and "accuracy.vision, accuracy.text" in error
     [run], runner = prepare(place, body.format("accuracy.vision"))
     assert runner.run(run) == "finished" and starts(run.workdir("sft")) == 1
     with pytest.raises(SweepError, match=r"metric: 'accuracy\.vision' there, 'accuracy\.text' now"):
@@ -198,6 +200,22 @@ def test_damaged_files_are_named_and_stop_no_other(place):
     (runs[0].path / "results.json").write_text("[]")
     with pytest.raises(SweepError, match=r"results\.json: holds list in place of a mapping; remove it"):
         runs[0].results()
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'{"loss": ', b"\xff\xfe\x00", b'{"loss": 1.0}'])
+def test_damaged_results_end_no_table_and_are_written_again(place, content):
+    runs, runner = prepare(place, "def sweep(add):\n    add(seeds=(0, 1))")
+    assert list(runner.run_all(runs).values()) == ["finished", "finished"]
+    before = (runs[0].path / "results.json").read_bytes()
+    (runs[0].path / "results.json").write_bytes(content)
+    state = runs[0].state()
+    assert state["status"] == "damaged" and "results.json" in state["error"] and "remove it" in state["error"]
+    table = tables.status_table(runner.plan, runs)
+    shown = {name: list(table.columns[i].cells) for i, name in enumerate(("variant", "seed", "state"))}
+    assert shown["state"] == ["damaged", "finished"] and "1 damaged, 1 finished" in table.title
+    assert [label for label, _ in tables.failures(runs)] == [runs[0].label]
+    assert runner.run(runs[0]) == "finished" and starts(runs[0].workdir("sft")) == 1
+    assert json.loads((runs[0].path / "results.json").read_text()) == json.loads(before)
     plan = json.loads((place / "runs" / "sweep.json").read_text())
     for damaged in ("{", "{}", json.dumps(plan | {"variants": []}), json.dumps(plan | {"variants": {"a": {}}})):
         (place / "runs" / "sweep.json").write_text(damaged)

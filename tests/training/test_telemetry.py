@@ -4,6 +4,7 @@ import json
 import struct
 
 import numpy as np
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from nvlm_jax.training.telemetry import EVENTS, METRICS, Telemetry, read_metrics, truncate
@@ -51,6 +52,18 @@ def test_truncate(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
     truncate(path, 0)
     assert path.read_text() == ""
+
+
+@pytest.mark.parametrize("damage", [b"\xff\x00\n\x80\n", b"[]\n3\n", b"{}\n" * 3, b"[" * 100_000 + b"\n"])
+def test_lines_that_are_no_metrics_are_passed_over_and_kept_aside(damage, tmp_path, caplog):
+    write(tmp_path, 0, 3)
+    whole = (tmp_path / METRICS).read_bytes()
+    (tmp_path / METRICS).write_bytes(damage + b"\n" + whole)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3]
+    write(tmp_path, 3, 5)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    assert (tmp_path / f"{METRICS}.damaged").read_bytes() == damage + b"\n" + whole
+    assert "holds lines that are no metrics; as it was it is now" in caplog.text
 
 
 def test_event_files(tmp_path):

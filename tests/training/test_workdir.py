@@ -58,6 +58,17 @@ def test_a_start_that_came_to_no_checkpoint_claims_nothing(tmp_path, caplog):
         workdir.open_workdir(path, RunConfig(seed=3))
 
 
+def test_what_is_no_folder_is_no_checkpoint(tmp_path):
+    folder = with_checkpoint(tmp_path) / "checkpoints"
+    (folder / "30").symlink_to("nowhere")
+    (folder / "31").symlink_to("31")
+    (folder / "9").write_text("")
+    (folder / "8.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "6").symlink_to(tmp_path / "elsewhere")
+    assert workdir.saved_steps(tmp_path) == [6, 7]
+
+
 def test_a_place_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"file/run: cannot be written: Not a directory; let it be, or use another"):
