@@ -1,6 +1,7 @@
 """Parquet files, and what Hugging Face `datasets` writes with `save_to_disk`: Arrow streams beside a `state.json`.
 
-An image column holds `{bytes, path}` structs, as `datasets` stores images, or plain bytes.
+An image column holds `{bytes, path}` structs, as `datasets` stores images, or plain bytes. Rows are measured before
+they become Python objects, and Parquet's columns before they are decompressed: a few kilobytes can claim gigabytes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.raw.entry import LayoutError, Part, Record, Spec
-from data_pipelines.raw.root import Root
+from data_pipelines.raw.root import MAX_FILE_BYTES, Root
 from nvlm_jax.inputs.errors import BadSample
 
 SPLITS = ("train", "validation", "val", "test", "dev")
+MAX_ROW = 4 * MAX_FILE_BYTES  # bytes of a row
+MAX_COLUMN = 4 * MAX_FILE_BYTES  # bytes of a column chunk, above which it may hold
+MAX_RATIO = 20  # times its bytes in the file
 ROWS = 64  # turned into Python objects at a time
 _BROKEN = (pa.ArrowException, OSError, ValueError)
 
@@ -33,6 +37,10 @@ def parquet_records(root: Root, part: Part, spec: Spec) -> Iterator[tuple[str, R
     number = part.first
     try:
         with pq.ParquetFile(root.find(part.file)) as file:
+            if claim := _excess(file.metadata.row_group(part.start)):
+                message = f"{part.file}, row group {part.start}: {claim}"
+                yield f"{part.file}#{number}", BadSample("file_too_large", message)
+                return
             for batch in file.iter_batches(ROWS, row_groups=[part.start]):
                 for row in _rows(batch):
                     yield f"{part.file}#{number}", row
@@ -127,10 +135,25 @@ def _batches(root: Root, file: str) -> list[Part]:
 
 def _rows(batch: pa.RecordBatch) -> Iterator[Record | BadSample]:
     for i in range(batch.num_rows):
+        row = batch.slice(i, 1)
+        if (size := row.nbytes) > MAX_ROW:
+            yield BadSample("file_too_large", f"a row of {size:,} bytes; at most {MAX_ROW:,} are read")
+            continue
         try:
-            yield batch.slice(i, 1).to_pylist()[0]
+            yield row.to_pylist()[0]
         except UnicodeDecodeError as error:
             yield BadSample("invalid_utf8", str(error))
+
+
+def _excess(group: pq.RowGroupMetaData) -> str:
+    """What is wrong with the sizes that the row group claims; empty if nothing is."""
+    for i in range(group.num_columns):
+        column = group.column(i)
+        size, stored = column.total_uncompressed_size, max(column.total_compressed_size, 1)
+        if size > MAX_COLUMN and (size > MAX_RATIO * stored or size > MAX_ROW * max(column.num_values, 1)):
+            claim = f"column {column.path_in_schema!r} claims {size:,} bytes for {column.num_values:,} values"
+            return f"{claim}, {stored:,} in the file; at most {MAX_ROW:,} a value and {MAX_RATIO} times that are read"
+    return ""
 
 
 def _corrupt(part: Part, what: str, error: Exception) -> BadSample:

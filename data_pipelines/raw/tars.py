@@ -2,7 +2,8 @@
 
 A record maps each ending to the member's bytes; `__key__` is the key, and the fields of a member `json` are added to
 it. With Megatron Energon's `.nv-meta` beside the shards, its split and field map are followed. Nothing is unpacked to
-disk, members that are no regular files are passed over, and no Python file of a dataset runs.
+disk, members that are no regular files are passed over, and no Python file of a dataset runs. No member is read that is
+larger than its bytes in the tar (sparse ones claim any size), and no record above MAX_RECORD.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -21,6 +22,7 @@ from data_pipelines.raw.splits import of_one_split
 from nvlm_jax.inputs.errors import BadSample
 
 META = ".nv-meta"
+MAX_RECORD = 4 * MAX_FILE_BYTES  # bytes of a record's members together
 GUESS = 4096  # records of a shard that nothing tells the size of
 # Where Energon's sample types keep what our layouts read.
 SAMPLE_TYPES = {
@@ -56,15 +58,16 @@ def records(root: Root, part: Part, spec: Spec) -> Iterator[tuple[str, Record | 
             if f"{part.file}/{record['__key__']}" not in excluded:
                 yield f"{part.file}#{number}", _checked(record)
             number += 1
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:
         yield f"{part.file}#{number}", BadSample("corrupt_block", f"{part.file}: {error}")
 
 
 def _grouped(root: Root, file: str) -> Iterator[Record]:
     """Members with one key that follow each other."""
     record: Record = {}
-    with tarfile.open(root.find(file), "r:") as tar:
+    with open(root.find(file), "rb") as raw, tarfile.open(fileobj=_Bounded(raw), mode="r:") as tar:
         for member in tar:
+            tar.members = []  # which it would keep, all of them
             if not member.isreg():
                 continue
             key, ending = _key(member.name)
@@ -72,7 +75,8 @@ def _grouped(root: Root, file: str) -> Iterator[Record]:
                 yield record
                 record = {}
             record["__key__"] = key
-            record[ending] = _member(tar, member)
+            held = sum(len(value) for value in record.values() if isinstance(value, bytes))
+            record[ending] = _member(tar, member, MAX_RECORD - held)
     if record:
         yield record
 
@@ -122,7 +126,7 @@ def _info(root: Root) -> dict[str, Any]:
 def _yaml(root: Root, file: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(root.find(file).read_bytes())
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise LayoutError(f"{root.path}/{file}: {error}") from error
     if not isinstance(value, dict):
         raise LayoutError(f"{root.path}/{file}: holds {type(value).__name__}; a mapping is expected")
@@ -136,9 +140,26 @@ def _key(name: str) -> tuple[str, str]:
     return folder + slash + stem, ending.lower()
 
 
-def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | BadSample:
-    if member.size > MAX_FILE_BYTES:
-        message = f"{member.name!r:.200} has {member.size:,} bytes; at most {MAX_FILE_BYTES:,} are read"
+class _Bounded:
+    """A tar's file, of which `tarfile` can read no more at once than a member may have: headers claim any size too."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_FILE_BYTES:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(size)
+
+
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, room: int) -> bytes | BadSample:
+    if member.issparse():
+        return BadSample("sparse_member", f"{member.name!r:.200} is stored with holes; whole files are read")
+    limit = min(MAX_FILE_BYTES, room)
+    if member.size > limit:
+        what = "" if limit == MAX_FILE_BYTES else f" more, of {MAX_RECORD:,} for a record,"
+        message = f"{member.name!r:.200} has {member.size:,} bytes; at most {limit:,}{what} are read"
         return BadSample("file_too_large", message)
     data = tar.extractfile(member).read()
     if len(data) != member.size:
