@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any
 
 from nvlm_jax.config import ConfigError, RunConfig, to_mapping
+from nvlm_jax.mapping import Unsaid
 from nvlm_jax.sweeps.metrics import metric_fault
 
 MATCHES = ("none", "steps", "samples", "flops")
@@ -36,14 +37,15 @@ EVALUATE_FLAGS = (
     *("backbone", "batch_size", "benchmarks", "data", "dtype", "embedded", "judge", "judge_model", "limit"),
     *("max_new_tokens", "rules", "views"),
 )
+# METRIC where it is not said: the accuracy on pages, or the loss where no evaluation asks them.
+UNSAID, LOSS = Unsaid("accuracy.vision"), "-loss"
 DEFAULTS = {
     "STAGES": ("pretrain", "sft"),
     "SEEDS": (0,),
     "EVALUATIONS": {"evaluation": {}},
     "MATCH": "none",
-    "METRIC": "accuracy.vision",
+    "METRIC": UNSAID,
 }
-LOSS = "-loss"  # METRIC where nothing is evaluated
 TAKEN = ("tensorboard",)  # folders of a run besides its stages'
 
 
@@ -160,8 +162,6 @@ def read_settings(module: ModuleType, path: str | pathlib.Path) -> Sweep:
     """
     path = pathlib.Path(path)
     given = {name: getattr(module, name, default) for name, default in DEFAULTS.items()}
-    if not given["EVALUATIONS"] and not hasattr(module, "METRIC"):
-        given["METRIC"] = LOSS
     if faults := _setting_faults(**given):
         raise SweepError(f"{path}:\n  " + "\n  ".join(faults))
     return Sweep(
@@ -172,10 +172,14 @@ def read_settings(module: ModuleType, path: str | pathlib.Path) -> Sweep:
         seeds=tuple(given["SEEDS"]),
         evaluations=dict(given["EVALUATIONS"]),
         match=given["MATCH"],
-        metric=given["METRIC"],
+        metric=_default_metric(given) if given["METRIC"] is UNSAID else given["METRIC"],
         variants=(),
         claim=to_mapping(getattr(module, "CLAIM", None)),
     )
+
+
+def _default_metric(given: Mapping[str, Any]) -> str:
+    return LOSS if metric_fault(UNSAID, given["STAGES"], given["EVALUATIONS"]) else str(UNSAID)
 
 
 def _setting_faults(STAGES: Any, SEEDS: Any, EVALUATIONS: Any, MATCH: Any, METRIC: Any) -> list[str]:
@@ -196,7 +200,7 @@ def _setting_faults(STAGES: Any, SEEDS: Any, EVALUATIONS: Any, MATCH: Any, METRI
         return [*faults, f"EVALUATIONS: {EVALUATIONS!r}; such as {{'evaluation': {{'limit': 50}}}} would be right"]
     for name, flags in EVALUATIONS.items():
         faults += [f"EVALUATIONS[{name!r}]: {text}" for text in _evaluation_faults(name, flags, STAGES)]
-    if not faults and (fault := metric_fault(METRIC, STAGES, EVALUATIONS)):
+    if not faults and METRIC is not UNSAID and (fault := metric_fault(METRIC, STAGES, EVALUATIONS)):
         faults.append(fault)
     return faults
 

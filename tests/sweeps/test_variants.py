@@ -197,3 +197,35 @@ def test_the_defaults_that_are_made_when_a_config_is_built_change_no_digest():
     said = from_mapping(RunConfig, to_mapping(RunConfig()))
     assert variants.digest({"sft": RunConfig()}) == variants.digest({"sft": said}) == "6161cd6b5a6697f4"
     assert type(said.inputs.system) is str
+
+
+@pytest.mark.parametrize(
+    ("text", "metric"),
+    [
+        ("", "accuracy.vision"),
+        ("EVALUATIONS = {}", "-loss"),
+        ("EVALUATIONS = {'a': {'benchmarks': 'docvqa'}}", "-loss"),
+        ("EVALUATIONS = {'a': {'benchmarks': ('docvqa',)}}\nMETRIC = 'evaluations.a.scores.docvqa'", None),
+        ("METRIC = 'accuracy.by_type.word - accuracy.blind_by_type.word'", None),
+        ("METRIC = '-train_seconds.sft'", None),
+    ],
+)
+def test_metrics_that_results_can_have(tmp_path, text, metric):
+    sweep = load(write_sweep(tmp_path / "it.py", f"def sweep(add):\n    add()\n{text}"))
+    assert sweep.metric == (metric or text.rsplit("= ")[-1].strip("'"))
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("METRIC = 'accuracy.vison'", "accuracy.vision?"),
+        ("METRIC = 'los'", "loss?"),
+        ("METRIC = 'loss - accuracy.txt'", "accuracy.text?"),
+        ("METRIC = 'evaluations.evaluaton.accuracy.text'", "evaluations.evaluation.accuracy.text?"),
+        ("EVALUATIONS = {'a': {'benchmarks': 'docvqa'}}\nMETRIC = 'evaluations.a.scores.docvq'", "scores.docvqa?"),
+        ("METRIC = 'train_seconds.stf'", "train_seconds.sft?"),
+    ],
+)
+def test_metrics_that_results_cannot_have_are_refused_before_training(tmp_path, text, near):
+    found = fault(write_sweep(tmp_path / "it.py", f"def sweep(add):\n    add()\n{text}"))
+    assert "METRIC: results.json will have no " in found and near in found
