@@ -145,6 +145,10 @@ def run(
     entry = report.load_run(out, f"NVLM-{restored.arch.upper()}", restored.workdir)
     report.write_report(out / "report.html", [entry], f"{restored.name}: {', '.join(summary['benchmarks'])}")
     print_tables(table(summary, {name: c for name, c in faulty.items() if is_fault(c)}))
+    for name in (name for name in summary["scores"] if available()[name].judged):
+        entry = summary["scores"][name]
+        print(f"{entry['title']}: {entry['read_by_rule']:,} of {entry['items']:,} answers read by rule, "
+              f"{entry['judged']:,} by the judge, {entry['unparsed']:,} by neither")  # fmt: skip
     print(out / "report.html")
     return summary
 

@@ -106,9 +106,13 @@ def _continuation(prompt: str, parts: list[str]) -> str:
 
 def _indented(code: str) -> list[str]:
     """The code as it is, with the blanks that its first line may have lost, and moved right as a whole."""
-    if code[:1] in " \t\n":
-        return [code, code.expandtabs(len(_INDENT))] if "\t" in code else [code]
-    return [textwrap.indent(code, _INDENT), _INDENT + code, code]
+    lines = code.split("\n")
+    while lines and not lines[0].strip():
+        lines.pop(0)
+    code = "\n".join(lines)
+    if code[:1] not in " \t":
+        return [textwrap.indent(code, _INDENT), _INDENT + code, code]
+    return [code, code.expandtabs(len(_INDENT))] if "\t" in code else [code]
 
 
 def _longest_program(prompt: str, code: str) -> str | None:

@@ -6,8 +6,11 @@ import re
 import textwrap
 from typing import NamedTuple
 
+_RUN = r"(?P<fence>(?<!`)`{3,}(?!`)|(?<!~)~{3,}(?!~))"
+_MARKS = " \t>*-+0123456789.)"  # of a list's item, a quotation, an indentation
+_OPENING = re.compile(_RUN + r"(?P<info>[^`]*)")
 # Text before a fence is not CommonMark; "Here it is: ```python" is common all the same.
-_OPENING = re.compile(r"^(?P<before>.*?)(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`]*)$")
+_BEHIND_TEXT = re.compile(_RUN + r"[ \t]*(?P<info>[\w+#.-]*)[ \t]*$")
 _LANGUAGE = re.compile(r"[^\s{}.,:;=\"']+")
 PYTHON = frozenset(("", "python", "python2", "python3", "py", "py3", "ipython", "pycon", "sage"))
 
@@ -34,8 +37,8 @@ def blocks(text: str) -> list[Block]:
     fence, language, lines = "", "", []
     for line in text.splitlines():
         if not fence:
-            opening = _OPENING.match(line)
-            if opening and _opens(opening):
+            opening = _OPENING.fullmatch(line.lstrip(_MARKS)) or _BEHIND_TEXT.search(line)
+            if opening:
                 fence, language, lines = opening["fence"], _language(opening["info"]), []
             continue
         body, closed = _closed(line, fence)
@@ -47,12 +50,6 @@ def blocks(text: str) -> list[Block]:
     if fence:
         found.append(_block(language, lines))
     return found
-
-
-def _opens(opening: re.Match[str]) -> bool:
-    """Whether a line opens a block: with text before the fence only where a bare language follows it."""
-    alone = not opening["before"].strip(" \t>*-+0123456789.)")  # of a list's item or a quotation
-    return alone or re.fullmatch(r"[\w+#.-]*", opening["info"].strip()) is not None
 
 
 def _language(info: str) -> str:

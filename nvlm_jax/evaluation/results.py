@@ -42,8 +42,8 @@ def score(
 
     Returns:
         `score` and its 95 % `interval` as the paper prints them (None where the answers are not public), `mean` as a
-        fraction, `items`, `unparsed`, `judged` and `cut` answers, `seconds`, `items_per_second`, `rule`,
-        `max_new_tokens`, `prompt_hash`, `parts` and `paper` (model -> number).
+        fraction, `items`, and of them answers that were `read_by_rule`, `judged`, `unparsed` and `cut`, `seconds`,
+        `items_per_second`, `rule`, `max_new_tokens`, `prompt_hash`, `parts` and `paper` (model -> number).
     """
     asked = [p for p in predictions if p.view in TRAINED_VIEWS]
     parts = scores_by_part(asked)
@@ -59,6 +59,7 @@ def score(
         "interval": [shown(bound) for bound in bounds] if bounds else None,
         "mean": mean,
         "items": len(asked),
+        "read_by_rule": sum(p.extraction is not None and not p.judged for p in asked),
         "unparsed": sum(p.extraction is None for p in asked),
         "judged": sum(p.judged for p in asked),
         "cut": sum(p.cut for p in asked),

@@ -42,6 +42,7 @@ OUTPUTS = {
     "continued, first blanks lost": "y = math.sqrt(x)\n    return y\n",
     "continued, all blanks lost": "y = math.sqrt(x)\nreturn y",
     "continued in a fence": "```python\n    y = math.sqrt(x)\n    return y\n```",
+    "continued in a fence after a blank line": "```python\n\n    y = math.sqrt(x)\n\n    return y\n```",
     "continued in a fence at the margin": "```\ny = math.sqrt(x)\nif y:\n    return y\n```",
     "continued, then words": "    return math.sqrt(x)\n\nThis function returns the root of x.",
     "continued after bash": "```sh\nls\n```\n```py\n    return math.sqrt(x)\n```",
@@ -69,7 +70,10 @@ def test_nothing_is_none(output):
     assert program(output, PROMPT, "f") is None
 
 
-@pytest.mark.parametrize("output", ["I cannot do that.", "def f(x:\n" * 300, "(" * 5000, "x = \0", "```python\n" * 50])
+NO_PYTHON = ["I cannot do that.", "def f(x:\n" * 300, "(" * 5000, "x = \0", "```python\n" * 50, "~" * 50_000 + "`"]
+
+
+@pytest.mark.parametrize("output", NO_PYTHON, ids=range(len(NO_PYTHON)))
 def test_what_is_no_python_is_a_program_that_fails(output):
     code = program(output, PROMPT, "f")
     if code is not None:

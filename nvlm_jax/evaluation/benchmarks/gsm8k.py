@@ -12,9 +12,12 @@ from collections.abc import Iterator, Sequence
 from nvlm_jax.evaluation import cells, files, metrics
 from nvlm_jax.evaluation.benchmark import Benchmark, Scored, ask
 from nvlm_jax.evaluation.question import Question
+from nvlm_jax.evaluation.readings import own_part
 
 DOWNLOAD = "hf download openai/gsm8k --repo-type dataset --local-dir DATA/gsm8k"
 INSTRUCTION = 'Solve it step by step, then write the answer as a number after "#### " on the last line.'
+# "#### 1. Count the pens" is a heading.
+_MARKED = re.compile(r"#{4}[ \t]*(-?\$?-?\d[\d,]*(?:\.\d+)?)(?!\d|[.)] +[A-Za-z])")
 _TRUE_NUMBER = re.compile(r"\s*\$?(-?\$?\d[\d,]*(?:\.\d+)?)")
 
 
@@ -58,9 +61,15 @@ def _true_answer(solution: str, where: str) -> str:
 
 
 def score(question: Question, output: str, rule: str) -> Scored:
-    """By `metrics.gsm8k`."""
-    found = metrics.gsm8k_extract(output, rule=rule)
-    return Scored(found, float(metrics.gsm8k(output, question.answer, rule=rule)))
+    """By `metrics.gsm8k`, of the number behind the last "####" where there is one, as the prompt asks for.
+
+    What follows it does not count, nor do questions that the model goes on to ask itself.
+    """
+    output = own_part(output)
+    marked = _MARKED.findall(output)
+    said = f"#### {marked[-1]}" if marked else output
+    found = metrics.gsm8k_extract(said, rule=rule)
+    return Scored(found, float(metrics.gsm8k(said, question.answer, rule=rule)))
 
 
 BENCHMARKS = (Benchmark("gsm8k", "GSM8K", load, score, 512, rule="flexible-extract", paper="gsm8k"),)

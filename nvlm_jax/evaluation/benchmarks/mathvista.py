@@ -7,10 +7,10 @@ language model; here rules do, and what they cannot read is wrong, counted and s
 from __future__ import annotations
 
 import pathlib
-import re
+import string
 from collections.abc import Iterator, Sequence
 
-from nvlm_jax.evaluation import cells, files, metrics, vlmevalkit
+from nvlm_jax.evaluation import cells, files, metrics, readings, vlmevalkit
 from nvlm_jax.evaluation.benchmark import Benchmark, Scored, ask
 from nvlm_jax.evaluation.question import Question
 
@@ -18,9 +18,6 @@ DOWNLOAD = "hf download AI4Math/MathVista --repo-type dataset --include 'data/te
 SYSTEM = "You are math expert. Use your math knowledge to calculate the answer."  # the paper's evaluator's words
 QUESTION_TYPES = ("multi_choice", "free_form")
 ANSWER_TYPES = ("text", "integer", "float", "list")
-_AFTER_CUE = re.compile(r"answer\s*(?:is|:|=)\s*[:\"'*$(]*\s*(.+)", re.IGNORECASE)
-_NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
-_LIST = re.compile(r"\[[^\[\]]*\]")
 
 
 def load(data: pathlib.Path) -> Iterator[Question]:
@@ -88,40 +85,39 @@ def _check_answer(true: dict, where: str) -> None:
 
 
 def extract(output: str, question: Question) -> str | None:
-    """The answer in a response, by rules: a choice's letter or text, a list, a number, or the text; else None.
-
-    What follows "answer is" or "answer:" is looked at first, then the whole response; of several numbers the last.
-    """
+    """The answer in a response, by the rules of `readings`: a choice's letter, a list, a number, or the text."""
     true, output = question.answer, output.strip()
-    cue = _AFTER_CUE.search(output)
-    for text in ([cue[1]] if cue else []) + [output]:
-        if found := _extract_from(text.strip(), true):
-            return found
-    return None
-
-
-def _extract_from(text: str, true: dict) -> str | None:
     if true["question_type"] == "multi_choice":
-        choices = true["choices"]
-        letter = metrics.mmmu_choice(text, choices) or metrics.multiple_choice(text, choices)
-        return letter if letter != "Z" else None
+        return readings.read_choice(output, true["choices"], question.text)
     if true["answer_type"] == "list":
-        found = _LIST.findall(text)
-        return found[-1] if found else None
+        return readings.read_list(output)
     if true["answer_type"] in ("integer", "float"):
-        found = _NUMBER.findall(text)
-        return found[-1].replace(",", "") if found else None
-    return text.rstrip(".") or None
+        return readings.read_number(output)
+    return readings.read_text(output)
 
 
 def score(question: Question, output: str, rule: str) -> Scored:
     """`extract`, then `metrics.mathvista`. The paper's rule extracts by itself."""
-    true = question.answer
-    extraction = output.strip() or None if rule == "megatron" else extract(output, question)
+    if rule == "megatron":
+        return _paper_score(question, output.strip())
+    extraction = extract(output, question)
     if extraction is None:
         return Scored(None, 0.0)
-    facts = [true[key] for key in ("answer", "question_type", "answer_type", "precision", "choices")]
-    return Scored(extraction, float(metrics.mathvista(extraction, *facts, rule=rule)))
+    return Scored(extraction, float(metrics.mathvista(extraction, *_facts(question), rule=rule)))
+
+
+def _paper_score(question: Question, output: str) -> Scored:
+    """As Megatron-LM: where no choice can be read, the first one is taken."""
+    choices = question.answer["choices"]
+    if question.answer["question_type"] != "multi_choice":
+        return Scored(output or None, float(metrics.mathvista(output, *_facts(question), rule="megatron")))
+    letter = metrics.mmmu_choice(output, choices, rule="megatron")
+    taken = choices[string.ascii_uppercase.index(letter or "A")]
+    return Scored(letter, float(taken == question.answer["answer"]))
+
+
+def _facts(question: Question) -> list:
+    return [question.answer[key] for key in ("answer", "question_type", "answer_type", "precision", "choices")]
 
 
 BENCHMARKS = (

@@ -112,12 +112,27 @@ def place_images(text: str, images: dict[int, bytes], where: str) -> tuple[str, 
 
 
 def score(question: Question, output: str, rule: str) -> Scored:
-    """The letter that `metrics.mmmu_choice` finds, or an open answer by `metrics.mmmu_open`."""
+    """The letter that `metrics.mmmu_choice` finds, or an open answer by `metrics.mmmu_open`.
+
+    The paper's rule looks into a box first, and takes option A where it reads no letter.
+    """
     output, true = output.strip(), question.answer
     if not true["options"]:
         return Scored(output or None, float(bool(output) and metrics.mmmu_open(output, true["answer"])))
+    if rule == "megatron":
+        output = _boxed(output)
     letter = metrics.mmmu_choice(output, true["options"], rule=rule)
-    return Scored(letter, float(letter == true["answer"]))
+    taken = "A" if letter is None and rule == "megatron" else letter
+    return Scored(letter, float(taken == true["answer"]))
+
+
+def _boxed(output: str) -> str:
+    r"""What the first \answer{...}, else the first \boxed{...}, holds up to its first brace; else the output itself.
+
+    Source: Megatron-LM `evaluate_mmmu.py`, extract_answer.
+    """
+    box = re.search(r"\\answer\{(.*?)\}", output) or re.search(r"\\boxed\{(.*?)\}", output)
+    return box[1] if box else output.replace("Answer:", "Answer: ")
 
 
 BENCHMARKS = (

@@ -15,10 +15,12 @@ from nvlm_jax.evaluation.metrics.vqa import normalize_vqa_megatron
 
 # Before an answer in a sentence; the last line of a response may also give it after "=".
 _CUES = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
+# A number is tried at its first digit alone: what fails there fails at every later one, and to try them all takes the
+# square of the digits.
 _NUMBERS = (
     re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b"),  # 1,234,567
-    re.compile(r"-?\d+(?:\.\d+)?[eE][+-]?\d+"),  # 1.2e-3
-    re.compile(r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])"),  # 12 or 1.5 or .5
+    re.compile(r"-?(?<!\d)\d+(?:\.\d+)?[eE][+-]?\d+"),  # 1.2e-3
+    re.compile(r"-?(?:(?<!\d)\d+\.\d+|\.\d+|(?<!\d)\d+\b)(?![eE][+-]?\d+)(?![,\d])"),  # 12 or 1.5 or .5
 )
 
 

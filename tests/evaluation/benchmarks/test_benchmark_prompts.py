@@ -3,7 +3,7 @@
 import pytest
 
 from nvlm_jax.evaluation.benchmark import ask
-from nvlm_jax.evaluation.benchmarks import humaneval, mathvista, mmlu, mmmu, registry
+from nvlm_jax.evaluation.benchmarks import ai2d, gsm8k, humaneval, mathvista, mmlu, mmmu, registry
 from nvlm_jax.evaluation.files import BenchmarkError
 from tests.evaluation.benchmarks import miniature
 
@@ -76,7 +76,7 @@ def test_mmlu_reads_the_first_line_of_a_model_that_goes_on():
     [
         (("free_form", "integer", None), "There are 3 rows of 4, so the answer is 12.", "12"),
         (("free_form", "integer", None), "3 + 1,200 = 1,203", "1203"),
-        (("free_form", "float", None), "Answer: $0.5$ since 1/2", "2"),
+        (("free_form", "float", None), "Answer: $0.5$ since 1/2", "0.5"),
         (("free_form", "float", None), "about -1.25", "-1.25"),
         (("free_form", "list", None), "the years [1990, 2000]", "[1990, 2000]"),
         (("free_form", "list", None), "1990 and 2000", None),
@@ -90,6 +90,44 @@ def test_mathvista_reads_answers_by_rules(kind, output, extraction):
     question_type, answer_type, choices = kind
     true = {"question_type": question_type, "answer_type": answer_type, "choices": choices}
     assert mathvista.extract(output, ask("q", "?", (), true)) == extraction
+
+
+@pytest.mark.parametrize(
+    ("output", "extraction", "score"),
+    [
+        ("3 + 4 = 7\n#### 7", "7", 1.0),
+        ("#### 7\nThat is 2 more than 5.", "7", 1.0),
+        ("####7 pens, not 5", "7", 1.0),
+        ("#### $7", "$7", 1.0),
+        ("#### 5\nWait, that is wrong.\n#### 7\n", "7", 1.0),
+        ("#### 1. Count\nThere are 7.", "7.", 1.0),
+        ("She has 7.\n\nQuestion: Bob has 9 pens. How many?\nAnswer: 9\n#### 9", "7.", 1.0),
+        ("She has 5, or 7", "7", 1.0),
+        ("#### 5\nor 7", "5", 0.0),
+        ("many", None, 0.0),
+    ],
+)
+def test_gsm8k_reads_the_number_behind_the_marks(output, extraction, score):
+    assert gsm8k.score(ask("q", "?", (), "7"), output, "flexible-extract") == (extraction, score)
+
+
+@pytest.mark.parametrize(
+    ("output", "said", "right"),
+    [("B", "B", True), ("(b).", "B", True), ("B elm", "B ELM", False), ("", None, False), ("the oak", "OAK", False)],
+)
+def test_the_papers_rule_takes_ai2ds_letter_alone(output, said, right):
+    question = ask("q", "?", (), {"letter": "B", "options": ["oak", "elm"]})
+    assert ai2d.score(question, output, "megatron") == (said, float(right))
+
+
+def test_the_papers_rule_reads_nothing_as_option_a():
+    a, b = (ask("q", "?", (), {"letter": x, "answer": x, "options": ["oak", "elm"]}) for x in "AB")
+    assert [ai2d.score(q, "", "megatron").score for q in (a, b)] == [1.0, 0.0]
+    for output in ("", "a tree", "\\boxed{?}"):
+        assert [mmmu.score(q, output, "megatron") for q in (a, b)] == [(None, 1.0), (None, 0.0)]
+        assert [mmmu.score(q, output, "mmmu") for q in (a, b)] == [(None, 0.0)] * 2
+    assert mmmu.score(b, "It is \\boxed{(B)}, not (A)", "megatron") == ("B", 1.0)
+    assert mmmu.score(b, "It is \\boxed{(B)}, not (A)", "mmmu") == ("A", 0.0)
 
 
 PROMPT = 'import math\n\n\ndef f(x):\n    """Root."""\n'

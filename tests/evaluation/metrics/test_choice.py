@@ -1,6 +1,9 @@
+import itertools
+import re
+
 import pytest
 
-from nvlm_jax.evaluation.metrics import mmmu_choice, mmmu_open, multiple_choice, realworldqa
+from nvlm_jax.evaluation.metrics import choice, mmmu_choice, mmmu_open, multiple_choice, realworldqa
 from tests.evaluation.metrics.scoring_vectors import by_source, primary
 
 COLORS = ["red", "green", "blue", "yellow"]
@@ -86,6 +89,26 @@ def test_mmmu_choice_edges(response, letter):
 )
 def test_mmmu_open_edges(response, answer, right):
     assert mmmu_open(response, answer) is right
+
+
+# As MMMU's evaluator writes them; a run of digits takes them the square of its length.
+PATTERNS = (
+    r"-?\b\d{1,3}(?:,\d{3})+\b",
+    r"-?\d+(?:\.\d+)?[eE][+-]?\d+",
+    r"-?(?:\d+\.\d+|\.\d+|\d+\b)(?![eE][+-]?\d+)(?![,\d])",
+)
+
+
+def test_numbers_are_those_of_the_evaluators_patterns():
+    for length in range(1, 7):
+        for letters in itertools.product("1,.-ex", repeat=length):
+            text = "".join(letters)
+            assert [p.findall(text) for p in choice._NUMBERS] == [re.findall(p, text) for p in PATTERNS], text
+
+
+@pytest.mark.parametrize("text", ["1" * 200_000 + "x", "1" * 100_000 + "e", "1," * 50_000, "111," * 50_000 + "1111x"])
+def test_long_runs_of_digits_are_read_in_one_pass(text):
+    assert not mmmu_open(text, "5")
 
 
 @pytest.mark.parametrize(
