@@ -20,11 +20,14 @@ class _Parser(ConfigFileFlagParser):
     def parse(self, path: str) -> ml_collections.ConfigDict:
         file, colon, choices = path.partition(":")
         try:
-            return super().parse(locate(file) + colon + choices)
+            config = super().parse(locate(file) + colon + choices)
         except Exception as error:  # ml_collections puts a traceback into the message of some
             cause = error.__context__ if str(error).startswith("Error whilst parsing") else error
             text = str(cause) if isinstance(cause, ConfigError) else f"does not run: {type(cause).__name__}: {cause}"
             raise ValueError(text) from cause
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise ValueError(f"get_config gives {type(config).__name__}; a ConfigDict would be right")
+        return config
 
 
 def run_config(mapping: Mapping[str, Any]) -> RunConfig:

@@ -27,6 +27,7 @@ from configs import locate
 from data_pipelines.loader import samples_per_step
 from launch import sweep_data
 from launch.command import run_command
+from nvlm_jax import json_text
 from nvlm_jax.config import ConfigError
 from nvlm_jax.planning import search as planning
 from nvlm_jax.planning.chips import Chip
@@ -108,6 +109,7 @@ def sweep() -> Sequence[str]:
         if ONLY.value >= len(runs):
             raise sweep_file.SweepError(f"--only={ONLY.value}: the plan has runs 0 to {len(runs) - 1}")
         runs = runs[ONLY.value : ONLY.value + 1]
+    pathlib.Path(WORKDIR.value).mkdir(parents=True, exist_ok=True)  # before minutes of making data
     sweep_data.prepare(plan)
     if ONLY.value is None:  # a task of a cluster learns it from its own run
         sweep_data.check_rows(plan)
@@ -196,9 +198,10 @@ def report(runner: Runner, failures: Mapping[str, str], runs: Sequence[store.Run
 def read_options() -> dict[str, Any]:
     """The options of --cluster."""
     try:
-        given = yaml.safe_load(pathlib.Path(OPTIONS.value).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise sweep_file.SweepError(f"--cluster={OPTIONS.value}: cannot be read: {error}") from error
+        given = yaml.safe_load(json_text.read_text(OPTIONS.value))
+    except (OSError, json_text.JsonError, yaml.YAMLError, RecursionError) as error:
+        text = " ".join(str(error).split())  # YAML's tells the place in three lines
+        raise sweep_file.SweepError(f"--cluster={OPTIONS.value}: cannot be read: {text}") from error
     if not isinstance(given, dict):
         raise sweep_file.SweepError(f"--cluster={OPTIONS.value}: holds no `option: value` lines; see docs/sweeps.md")
     return given

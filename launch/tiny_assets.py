@@ -31,6 +31,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
     root = pathlib.Path(WORKDIR.value)
+    root.mkdir(parents=True, exist_ok=True)  # before minutes of making data
     configs = {stage: get_config(f"stage={stage}") for stage in STAGES}
     names = dict.fromkeys(dataset["name"] for config in configs.values() for dataset in config.data.blend)
     embedded.prepare(TINY_DATA, list(names))
@@ -39,7 +40,8 @@ def main(argv: list[str]) -> None:
         for key in ("checkpoint", "vision", "llm"):
             if before := configs[stage].init[key]:
                 command.append(f"--config.init.{key}={root / pathlib.Path(before).name}")
-        subprocess.run([sys.executable, "-m", "launch.train", *command], check=True)
+        if status := subprocess.run([sys.executable, "-m", "launch.train", *command]).returncode:
+            sys.exit(f"launch.tiny_assets: exit status {status} from stage {stage}; the same command goes on")
     write(root / "vision", root / "llm", pathlib.Path(TINY_ASSETS))
 
 

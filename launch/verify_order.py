@@ -55,6 +55,8 @@ def verify(workdir: Path, first: int = 1, last: int | None = None) -> str:
     """
     try:
         record = json_text.load_object(workdir / "config.json")
+        if not isinstance(record.get("config"), dict):
+            raise json_text.JsonError(f"{workdir / 'config.json'}: has no `config`")
         logged = {step: found for step, found in _hashes(workdir) if first <= step and (last is None or step <= last)}
     except (OSError, ValueError) as error:
         raise OrderError(f"{workdir}: no run of launch.train: {error}") from error

@@ -69,6 +69,8 @@ def config_from_hf(path: str | Path) -> tuple[ModelConfig, InputConfig]:
         CheckpointError: no config.json, an unknown architecture, or a setting that we do not have.
     """
     path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such directory; expected a Hugging Face directory, a workdir or a step of one")
     config = read_json(path / CONFIG)
     name = architecture(config, path)
     if name not in MODELS:
