@@ -70,7 +70,8 @@ def config_from_hf(path: str | Path) -> tuple[ModelConfig, InputConfig]:
     """
     path = Path(path)
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such directory; expected a Hugging Face directory, a workdir or a step of one")
+        expected = "a Hugging Face directory, a workdir or a step of one"
+        raise CheckpointError(f"{path}: no such directory; expected {expected}")
     config = read_json(path / CONFIG)
     name = architecture(config, path)
     if name not in MODELS:
