@@ -84,6 +84,7 @@ BACKBONES = {
     "72b": (INTERN_VIT_6B, QWEN2_72B, 29568, 8),
 }
 
+H_TILE_TAGS = "joined+positions"
 # T10, "Trainable weights"; the vision encoder and the LLM are frozen.
 PRETRAIN_PARTS = {
     "d": ("projector",),
@@ -150,7 +151,7 @@ def _parse(argument: str) -> dict[str, str]:
 def model_config(arch: str, size: str, gates: tuple[float, float] = (0.0, 0.0), **changes: object) -> ModelConfig:
     """The model of one architecture at one size."""
     vision, decoder, projector_width, every = BACKBONES[size]
-    cross = CrossAttentionConfig(every, *gates, SFT_TILES if arch == "h" else 0)
+    cross = CrossAttentionConfig(every, *gates, tile_tags=H_TILE_TAGS if arch == "h" else "")
     return ModelConfig(
         arch=arch,
         vision=vision,

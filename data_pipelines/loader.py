@@ -34,6 +34,7 @@ from nvlm_jax.inputs.batch import Batch, Example
 from nvlm_jax.inputs.errors import BadSample
 from nvlm_jax.inputs.example import ExampleBuilder
 from nvlm_jax.inputs.packing import pack_batch, weigh
+from nvlm_jax.inputs.tags import tag_room_of
 
 AHEAD = 2  # batches that are kept ready, of each worker
 
@@ -349,7 +350,8 @@ class _RowPacker:
     def __init__(self, config: RunConfig):
         data, model = config.data, config.model
         self._loss_per = data.loss_per
-        self._sizes = (data.tokens_per_row, data.tiles_per_row, model.vision.image_size, model.tokens_per_tile)
+        room = tag_room_of(config.inputs, model)
+        self._sizes = (data.tokens_per_row, data.tiles_per_row, model.vision.image_size, model.tokens_per_tile, room)
 
     def __call__(self, rows: Sequence[_Row]) -> tuple[Batch, int, int, list[Fault]]:
         examples = [[weigh(example, self._loss_per) for example in row.examples] for row in rows]

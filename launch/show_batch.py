@@ -72,7 +72,8 @@ def _through_cross_attention(model: ModelConfig, batch: Batch) -> np.ndarray:
     (r, s), t = batch.tokens.shape, batch.tile_index.shape[1]
     if model.cross_attention is None or not t:
         return np.zeros((r, s, t), bool)
-    settings = dataclasses.replace(model.cross_attention, tag_embeddings=0)  # keys do not matter here, only the mask
+    # Keys do not matter here, only the mask.
+    settings = dataclasses.replace(model.cross_attention, tag_embeddings=0, tile_tags="")
     layers = nnx.eval_shape(lambda: CrossAttention(settings, model.decoder, model.arch, nnx.Rngs(0), model.dtype))
     index = np.broadcast_to(np.arange(s), (r, s))
     mask = TileMask(batch.segment_ids, index, batch.tag_tile, batch.tile_segment_ids, batch.tile_start)

@@ -30,6 +30,8 @@ from nvlm_jax.ranges import (
 
 ARCHS = ("d", "x", "h")
 TILE_TAGS = ("none", "1d", "grid", "box")
+# How the tag of a tile enters NVLM-H's cross-attention; see models/tile_tags.py.
+CROSS_TAGS = ("", "joined", "added", "positions", "joined+positions")
 TEMPLATES = ("chatml", "plain", "checkpoint", "dense")
 REMATS = ("none", "dots", "full")
 RESIZES = ("pillow", "opencv")
@@ -92,10 +94,13 @@ class CrossAttentionConfig:
     every: Size = 8
     gate_init: Annotated[float, Range(-1e3, 1e3)] = 0.0  # of both tanh gates of a layer
     last_gate_init: Annotated[float, Range(-1e3, 1e3)] = 0.0  # of the last layer's attention gate instead
-    tag_embeddings: Count = 0  # NVLM-H: rows of the learned table of tile tags that join the keys; 0 = no table
+    tag_embeddings: Count = 0  # of H's before `tile_tags`: rows of a learned table of tags that join the keys; 0 = none
     resampler_latents: Count = 0  # > 0: a Perceiver in front makes so many tokens of a tile's; NVLM has none (ablation)
     resampler_layers: Annotated[int, Range(0, 10**4)] = 2
     place: Count = 0  # which of the `every` a gated layer stands before; 0 = the first, as in NVLM
+    # NVLM-H: joined | added | positions | joined+positions: what a tile's keys know of its tag. Empty = nothing, or the
+    # table above.
+    tile_tags: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,6 +367,8 @@ def run_faults(run: RunConfig) -> list[str]:
         ),
     ]
     checks += _shape_checks(model)
+    if cross is not None:
+        checks += _tag_checks(model.arch, cross, inputs.max_tiles)
     return [message for holds, message in checks if not holds]
 
 
@@ -390,9 +397,26 @@ def _shape_checks(model: ModelConfig) -> list[tuple[bool, str]]:
     return checks
 
 
-def _divides(part: int, whole: int) -> bool:
-    """A part that is no positive number is said by its range."""
-    return part < 1 or whole % part == 0
+def _tag_checks(arch: str, cross: CrossAttentionConfig, max_tiles: int) -> list[tuple[bool, str]]:
+    tags, rows = cross.tile_tags, cross.tag_embeddings
+    known = ", ".join(map(repr, CROSS_TAGS))
+    return [
+        (tags in CROSS_TAGS, f"model.cross_attention.tile_tags: {tags!r} is none of {known}"),
+        (
+            not tags or arch == "h",
+            f"model.cross_attention.tile_tags: {tags!r} is NVLM-H's; arch {arch} has tags in its text, leave it empty",
+        ),
+        (
+            not (tags and rows),
+            f"model.cross_attention.tag_embeddings: a table of {rows} beside tile_tags {tags!r}; 0 would be right, or "
+            "an empty tile_tags for a checkpoint that has the table",
+        ),
+        (
+            not rows or max_tiles <= rows,
+            f"inputs.max_tiles: {max_tiles} tiles an image, but model.cross_attention.tag_embeddings is a table of "
+            f"{rows} tags, one a tile; at most so many (model.cross_attention.tile_tags, for new runs, has no limit)",
+        ),
+    ]
 
 
 def _divides(part: int, whole: int) -> bool:

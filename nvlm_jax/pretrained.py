@@ -230,7 +230,8 @@ class LoadedModel:
         if not ends:
             raise ValueError("the checkpoint does not say which token ends an answer; give end_token_ids to load()")
         limits = Limits(longest, self._most_tiles(longest)) if longest else None
-        return Engine(self.model, vocabulary, list(ends), slots, cache_tokens, layers_apart, limits)
+        room = self.builder.tag_tokens if self.inputs.tokenizer else 0
+        return Engine(self.model, vocabulary, list(ends), slots, cache_tokens, layers_apart, limits, room)
 
     def _most_tiles(self, tokens: int) -> int:
         """Tiles of a request of so many tokens."""

@@ -35,6 +35,7 @@ from launch.benchmarks.torch_reference import Reference
 from nvlm_jax.config import ConfigError, RunConfig
 from nvlm_jax.inputs.batch import Example
 from nvlm_jax.inputs.packing import pack_batch
+from nvlm_jax.inputs.tags import tag_room_of
 from nvlm_jax.parallel.mesh import make_mesh
 from nvlm_jax.parallel.sharding import batch_shardings, global_batch, state_shardings
 from nvlm_jax.training.checkpoints import restore_model
@@ -94,7 +95,8 @@ class Ours:
         self._step = compile_step(make_train_step(split.graphdef, config, 0), self._state, self._frozen, mesh)
         self._shardings, model = batch_shardings(mesh), config.model
         data = config.data
-        self._sizes = (data.tokens_per_row, data.tiles_per_row, model.vision.image_size, model.tokens_per_tile)
+        room = tag_room_of(config.inputs, model)
+        self._sizes = (data.tokens_per_row, data.tiles_per_row, model.vision.image_size, model.tokens_per_tile, room)
 
     def step(self, rows: Rows) -> float:
         """Pack the rows and train on them; the loss before."""

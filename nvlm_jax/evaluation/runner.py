@@ -69,7 +69,8 @@ class Asker:
         """
         end_ids = list(end_ids) or [end_id(builder)]
         self.builder, self.judge = builder, judge
-        self.engine = Engine(model, builder.tokenizer.vocab_size, end_ids, slots=batch_size)
+        size, room = builder.tokenizer.vocab_size, builder.tag_tokens
+        self.engine = Engine(model, size, end_ids, slots=batch_size, tag_tokens=room)
         self._builders = {builder.inputs.max_tiles: builder}
 
     def ask(

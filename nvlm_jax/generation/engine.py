@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from nvlm_jax.generation.ledger import Ledger
 from nvlm_jax.generation.programs import programs_for
-from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, blank_example, page_keys, tile_keys
+from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, blank_example, page_keys, tags_of, tile_keys
 from nvlm_jax.generation.sampling import MOST_LOGPROBS, Chosen, draws_of
 from nvlm_jax.generation.shapes import (
     LARGE,
@@ -42,7 +42,7 @@ from nvlm_jax.generation.shapes import (
     rounded,
     rows_read,
 )
-from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, pages_for, store_shardings
+from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, pages_for, store_shardings, with_tag_room
 from nvlm_jax.generation.warm_up import ANY_CHOICE, empty_calls
 from nvlm_jax.generation.work import Work, cross_tiles, longest_first, most_tiles, piece_of, rows_of, tiles_needed
 from nvlm_jax.models.nvlm import NVLM
@@ -70,6 +70,7 @@ class Engine:
         cache_tokens: int = 0,
         layers_apart: bool = False,
         limits: Limits | None = None,
+        tag_tokens: int = 0,
     ):
         """
         Args:
@@ -82,6 +83,7 @@ class Engine:
             layers_apart: compile a small model's layers one by one, as those of larger decoders are: the programs take
                 longer to compile and less time to run. For many requests.
             limits: of one request. Then calls have a closed set of sizes, whose programs `warm_up` makes ready.
+            tag_tokens: K, `ExampleBuilder.tag_tokens`; longer tags make room for themselves when they come.
 
         Raises:
             ValueError: no end token, one that the vocabulary does not have, no slot, limits without `cache_tokens`.
@@ -102,7 +104,8 @@ class Engine:
         self._pages, self._tiles = Ledger(pages), Ledger(tiles)
         graphdef, state = nnx.split(model)
         self._params, tree = jax.tree.flatten(state)
-        self._store, mesh = empty_store(self.config, pages, tiles), mesh_of(self._params)
+        self._tag_tokens = tag_tokens
+        self._store, mesh = empty_store(self.config, pages, tiles, tag_tokens), mesh_of(self._params)
         self._shardings = None if mesh is None else store_shardings(self._store, mesh)
         self._device = next((d for leaf in self._params if isinstance(leaf, jax.Array) for d in leaf.devices()), None)
         full = self.config.dtype == "float32"
@@ -152,7 +155,7 @@ class Engine:
         pages, tiles = self._pages.count, self._tiles.count
         self._pages, self._tiles, self._behind = Ledger(pages), Ledger(tiles), False
         self._store = None  # it may be lost to the call that failed; and two would not fit
-        self._store = self._placed(empty_store(self.config, pages, tiles))
+        self._store = self._placed(empty_store(self.config, pages, tiles, self._tag_tokens))
 
     def warm_up(self) -> Iterator[tuple[int, int]]:
         """Make every program of the closed set ready: (ready ones, all), beginning with 0. For an idle engine.
@@ -162,7 +165,8 @@ class Engine:
         """
         if self._limits is None:
             raise ValueError("warm_up: the engine has no limits, and so no closed set of programs")
-        calls = empty_calls(self.config, self._shapes, self._sizes, self.slots, self._limits.tiles)
+        limit, room = self._limits.tiles, self._tag_tokens
+        calls = empty_calls(self.config, self._shapes, self._sizes, self.slots, limit, room)
         yield 0, len(calls)
         for number, (name, arguments) in enumerate(calls, 1):
             out = getattr(self._programs, name)(params=self._params, store=self._store, **arguments)
@@ -235,6 +239,9 @@ class Engine:
             self._abandon([] if finished else [id])
 
     def _work(self, request: Request) -> Work:
+        room = tags_of(request.example).shape[1]
+        if len(request.example.tiles) and room > self._tag_tokens:
+            self._tag_tokens, self._store = room, self._placed(with_tag_room(self._store, self.config, room))
         tiles = tile_keys(request.example)
         work = Work(next(self._ids), request, tiles, page_keys(request.example, tiles))
         if self._limits is not None:
@@ -341,11 +348,13 @@ class Engine:
             now, unseen = unseen[:count], unseen[count:]
             size = self.config.vision.image_size
             tiles, index = np.zeros((count, size, size, 3), np.uint8), np.zeros(count, np.int32)
-            places = np.zeros(count, np.int32)
+            places, tags = np.zeros(count, np.int32), np.full((count, self._tag_tokens), -1, np.int32)
             for i, (place, work, number) in enumerate(now):
                 example = work.request.example
                 tiles[i], index[i], places[i] = example.tiles[number], example.tile_index[number], place
-            new = {"tiles": tiles, "tile_index": index, "places": places}
+                tag = tags_of(example)[number]
+                tags[i, : len(tag)] = tag
+            new = {"tiles": tiles, "tile_index": index, "tile_tags": tags, "places": places}
             self._store = self._programs.see(params=self._params, store=self._store, **new)
 
     def _fullest(self, reading: Sequence[Work]) -> int:

@@ -97,7 +97,8 @@ def extend(
         if gated is not None:
             group += 1
             if memory is not None:
-                x = gated(x, memory.keys[group], memory.values[group], memory.visible, kept=True)
+                keys, values = memory.keys[group], memory.values[group]
+                x = gated(x, keys, values, memory.visible, kept=True, real=memory.real)
         cache = Cache(past and past[number], fresh and fresh[number])
         x, values = own(x, positions, mask, cache, only if number == len(layers) - 1 else None)
         found.append(values)

@@ -29,7 +29,6 @@ from nvlm_jax.generation.layers import (
 from nvlm_jax.generation.sampling import Chosen, Draws, choose
 from nvlm_jax.generation.store import PAGE, Store, pages_for, read_pages, read_tiles, write_pages, write_tokens
 from nvlm_jax.models.axes import split_by_compiler
-from nvlm_jax.models.cross_attention import ImageMemory
 from nvlm_jax.models.decoder import CacheMask, KeyValues
 from nvlm_jax.models.nvlm import NVLM
 
@@ -128,10 +127,16 @@ class Programs:
         return model
 
     def _see(
-        self, params: list[jax.Array], store: Store, tiles: jax.Array, tile_index: jax.Array, places: jax.Array
+        self,
+        params: list[jax.Array],
+        store: Store,
+        tiles: jax.Array,
+        tile_index: jax.Array,
+        tile_tags: jax.Array,
+        places: jax.Array,
     ) -> Store:
-        """Put what the model sees of tiles uint8 [V, P, P, 3] to places int32 [V]."""
-        seen = self._model(params).see(tiles, tile_index)
+        """Put what the model sees of tiles uint8 [V, P, P, 3] with tags int32 [V, K] to places int32 [V]."""
+        seen = self._model(params).see(tiles, tile_index, tile_tags)
         kept = jax.tree.map(lambda old, new: old.at[places].set(new.astype(old.dtype)), store.tiles, seen)
         return store._replace(tiles=kept)
 
@@ -163,7 +168,7 @@ class Programs:
             number = 1 + jnp.arange(tiles.places.shape[1])
             named = (piece.tag_tile[:, :, None] == 0) | (piece.tag_tile[:, :, None] == number)
             seen = (tiles.places > 0)[:, None] & (tiles.starts[:, None] <= index[:, :, None]) & named
-            memory = ImageMemory(None, seen, *read_tiles(store.tiles, tiles.places))
+            memory = read_tiles(store.tiles, tiles.places, seen)
         layers = layers_of(model, MOST_READING, self._least_bytes)
         # All layers at once: if it were one by one, XLA would not see that pages are read before they are written to.
         past = split_layers(read_pages(store.pages, piece.past), layers)
@@ -196,7 +201,7 @@ class Programs:
         memory = None
         if tiles.places.shape[1]:
             # Images end before the prompt does: no tile has still to begin.
-            memory = ImageMemory(None, (tiles.places > 0)[:, None], *read_tiles(store.tiles, tiles.places))
+            memory = read_tiles(store.tiles, tiles.places, (tiles.places > 0)[:, None])
 
         def step(state):
             number, token, done, fresh, out = state

@@ -68,11 +68,17 @@ def blank_example(tokens: int, tile_size: int) -> Example:
     return Example("blank", zeros, zeros, weights, zeros, tiles, index, index, np.full(tokens, -1, np.int32), zeros)
 
 
+def tags_of(example: Example) -> np.ndarray:
+    """Its `tile_tags`, int32 [t, K], where it has them."""
+    return np.zeros((len(example.tiles), 0), np.int32) if example.tile_tags is None else example.tile_tags
+
+
 def tile_keys(example: Example) -> list[bytes]:
-    """A digest of each tile's pixels and number."""
-    keys = []
-    for tile, index in zip(np.ascontiguousarray(example.tiles), example.tile_index, strict=True):
+    """A digest of each tile's pixels, number and tag."""
+    keys, tags = [], tags_of(example)
+    for tile, index, tag in zip(np.ascontiguousarray(example.tiles), example.tile_index, tags, strict=True):
         digest = hashlib.blake2b(int(index).to_bytes(4, "little"), digest_size=16)
+        digest.update(tag.tobytes())
         digest.update(tile.data)
         keys.append(digest.digest())
     return keys

@@ -11,7 +11,9 @@ from einops import rearrange
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nvlm_jax.config import ModelConfig
+from nvlm_jax.models.cross_attention import ImageMemory
 from nvlm_jax.models.decoder import KeyValues
+from nvlm_jax.models.flops import keys_per_tile
 from nvlm_jax.models.nvlm import Seen
 
 PAGE = 16  # tokens
@@ -27,19 +29,32 @@ class Store(NamedTuple):
     tiles: Seen  # [places, N, D], [places, G, K, h, N'] and [places, G, K, N', h]
 
 
-def empty_store(config: ModelConfig, pages: int, tiles: int) -> Store:
-    """Zeros, in the dtype of the model's computation."""
+def empty_store(config: ModelConfig, pages: int, tiles: int, tag_tokens: int = 0) -> Store:
+    """Zeros, in the dtype of the model's computation; with room for `tag_tokens` keys of a tile's joined tag."""
     decoder, cross, dtype = config.decoder, config.cross_attention, jnp.dtype(config.dtype)
 
     def keys_values(places: int, layers: int, count: int) -> KeyValues:
         outer, width = (places, layers, decoder.kv_heads), decoder.head_dim
         return KeyValues(jnp.zeros((*outer, width, count), dtype), jnp.zeros((*outer, count, width), dtype))
 
-    tokens, kept = jnp.zeros((tiles, config.tokens_per_tile, decoder.width), dtype), (None, None)
+    tokens, kept = jnp.zeros((tiles, config.tokens_per_tile, decoder.width), dtype), (None, None, None)
     if cross is not None:
-        count = (cross.resampler_latents or config.tokens_per_tile) + (cross.tag_embeddings > 0)
-        kept = keys_values(tiles, decoder.layers // cross.every, count)
+        count = keys_per_tile(config, tag_tokens)
+        real = jnp.zeros((tiles, count), bool) if cross.tile_tags.startswith("joined") else None
+        kept = (*keys_values(tiles, decoder.layers // cross.every, count), real)
     return Store(keys_values(pages, decoder.layers, PAGE), Seen(tokens, *kept))
+
+
+def with_tag_room(store: Store, config: ModelConfig, tag_tokens: int) -> Store:
+    """The store with room for longer tags behind each tile's keys, where tags are joined to them."""
+    seen = store.tiles
+    if seen.real is None or (more := keys_per_tile(config, tag_tokens) - seen.real.shape[1]) <= 0:
+        return store
+
+    def pad(array: jax.Array, axis: int) -> jax.Array:
+        return jnp.pad(array, [(0, more if i == axis else 0) for i in range(array.ndim)])
+
+    return store._replace(tiles=Seen(seen.tokens, pad(seen.keys, 4), pad(seen.values, 3), pad(seen.real, 1)))
 
 
 @functools.partial(jax.jit, static_argnames=("pages", "tiles"))
@@ -61,9 +76,10 @@ def store_shardings(store: Store, mesh: Mesh) -> Store:
         axes = [None] * heads + ["tensor"] if split else []
         return NamedSharding(mesh, PartitionSpec(*axes))
 
-    tokens, *kept = store.tiles
+    tokens, *kept, real = store.tiles
     kept = (None if array is None else sharding(array, 2) for array in kept)
-    return Store(KeyValues(*(sharding(array, 2) for array in store.pages)), Seen(sharding(tokens, None), *kept))
+    seen = Seen(sharding(tokens, None), *kept, None if real is None else sharding(real, None))
+    return Store(KeyValues(*(sharding(array, 2) for array in store.pages)), seen)
 
 
 def pages_for(tokens: int) -> int:
@@ -107,7 +123,10 @@ def write_tokens(pages: KeyValues, table: jax.Array, index: jax.Array, new: KeyV
     return KeyValues(pages.keys.at[page, :, :, :, place].set(keys), pages.values.at[page, :, :, place].set(values))
 
 
-def read_tiles(seen: Seen, tiles: jax.Array) -> KeyValues:
-    """Cross-attention keys [G, B, K, h, T * N'] and values [G, B, K, T * N', h] of rows' tiles, int32 [B, T]."""
+def read_tiles(seen: Seen, tiles: jax.Array, visible: jax.Array) -> ImageMemory:
+    """What the cross-attention reads of rows' tiles, int32 [B, T]: keys [G, B, K, h, T * N'], values [G, B, K, T * N',
+    h]; `visible` bool [B, S, T] goes with them."""
     keys = rearrange(seen.keys[tiles], "b t g k h n -> g b k h (t n)")
-    return KeyValues(keys, rearrange(seen.values[tiles], "b t g k n h -> g b k (t n) h"))
+    values = rearrange(seen.values[tiles], "b t g k n h -> g b k (t n) h")
+    real = None if seen.real is None else rearrange(seen.real[tiles], "b t n -> b (t n)")
+    return ImageMemory(None, visible, keys, values, real=real)

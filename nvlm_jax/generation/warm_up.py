@@ -17,7 +17,9 @@ ANY_CHOICE = {"greedy": None, "alternatives": MOST_LOGPROBS}  # one variant, whi
 EmptyCall = tuple[str, dict[str, Any]]  # name of a program in `Programs`, arguments beside params and store
 
 
-def empty_calls(config: ModelConfig, shapes: Shapes, sizes: Sizes, slots: int, tiles: int) -> list[EmptyCall]:
+def empty_calls(
+    config: ModelConfig, shapes: Shapes, sizes: Sizes, slots: int, tiles: int, tag_tokens: int = 0
+) -> list[EmptyCall]:
     """One call for each size of each program.
 
     Args:
@@ -26,15 +28,17 @@ def empty_calls(config: ModelConfig, shapes: Shapes, sizes: Sizes, slots: int, t
         sizes: of calls.
         slots: requests that are decoded together.
         tiles: of one request; 0 = none is looked at.
+        tag_tokens: of a tile's tag.
     """
-    see = _sights(config.vision.image_size) if tiles else ()
+    see = _sights(config.vision.image_size, tag_tokens) if tiles else ()
     return [*see, *_reads(config, shapes, sizes, slots), *_advances(config, shapes, sizes, slots)]
 
 
-def _sights(size: int) -> Iterator[EmptyCall]:
+def _sights(size: int, tag_tokens: int) -> Iterator[EmptyCall]:
     for count in TILES_OF_CALL:
         tiles, zeros = np.zeros((count, size, size, 3), np.uint8), np.zeros(count, np.int32)
-        yield "see", {"tiles": tiles, "tile_index": zeros, "places": zeros}
+        tags = np.full((count, tag_tokens), -1, np.int32)
+        yield "see", {"tiles": tiles, "tile_index": zeros, "tile_tags": tags, "places": zeros}
 
 
 def _reads(config: ModelConfig, shapes: Shapes, sizes: Sizes, slots: int) -> Iterator[EmptyCall]:

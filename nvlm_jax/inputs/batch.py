@@ -7,7 +7,8 @@
 NumPy only: data workers import this file and must not touch a device.
 
 Letters used for shapes: B rows, S tokens of a row, T tiles of a row, s and t the same for one example,
-P the pixels along a tile's side, N image tokens of a tile (256 in the paper).
+P the pixels along a tile's side, N image tokens of a tile (256 in the paper), K tokens of the longest tile tag where
+the cross-attention reads tags, else 0.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Example(NamedTuple):
     tile_start: np.ndarray  # int32 [t], place in `tokens` where the tile's image block begins
     image_slots: np.ndarray  # int32 [s], index into the example's t*N tile tokens, else -1
     tag_tile: np.ndarray  # int32 [s], 1 + index of the tile that a tag token names, else 0
+    # int32 [t, K], token ids of the tag that a regular tile bears in NVLM-H's cross-attention, then -1
+    tile_tags: np.ndarray | None = None
 
 
 class Batch(NamedTuple):
@@ -76,3 +79,4 @@ class Batch(NamedTuple):
     tile_start: Any  # int32 [B, T], first place in the row whose token may see the tile
     image_slots: Any  # int32 [B, S], index into the row's T*N tile tokens, else -1
     tag_tile: Any  # int32 [B, S], 1 + index into T of the tile that a tag token names, else 0
+    tile_tags: Any = None  # int32 [B, T, K], token ids of a tile's tag in H's cross-attention, then -1; None = no tags

@@ -94,6 +94,11 @@ class ExampleBuilder:
         self._fixed = {text: self.tokenizer.encode(text) for text in (*chat.FIXED_TEXTS, inputs.system)}
         self._groups = {name: 1 + i for i, name in enumerate(groups)}
 
+    @property
+    def tag_tokens(self) -> int:
+        """K: room that a batch's `tile_tags` needs for any image."""
+        return self._images.tag_tokens
+
     def build(self, sample: Sample, max_tokens: int | None = None, max_tiles: int | None = None) -> Example:
         """The sample as an example of at most so many tokens and tiles. Details in `build_counted`."""
         return self.build_counted(sample, max_tokens, max_tiles)[0]
@@ -274,4 +279,5 @@ class ExampleBuilder:
             tile_start=np.repeat(np.array(draft.starts[:images], np.int32), counts),
             image_slots=draft.spread(draft.slots, -1),
             tag_tile=draft.spread(draft.tags, 0),
+            tile_tags=self._images.tile_tags(pictures),
         )

@@ -14,7 +14,7 @@ from nvlm_jax.inputs import fast_resize
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, THUMBNAIL, Sample
 from nvlm_jax.inputs.chat import count_placeholders
 from nvlm_jax.inputs.errors import BadSample, ImageError
-from nvlm_jax.inputs.tags import tile_indices, tile_tags
+from nvlm_jax.inputs.tags import pad_tags, tag_ids, tag_room, tile_indices, tile_tags
 from nvlm_jax.inputs.tiling import choose_grid, cut_tiles, open_header, open_image, oriented_size, tile_count
 from nvlm_jax.inputs.tokenizer import Tokenizer
 
@@ -49,8 +49,10 @@ class ImageBlocks:
         self._tile_size, self._n = model.vision.image_size, model.tokens_per_tile
         self._image_token = tokenizer.special(inputs.image_token)
         self._blocks: dict[tuple[int, int], Block] = {}
+        self._tags: dict[tuple[int, int], list[list[int]]] = {}
         self._patterns: dict[tuple[int, int], tuple[re.Pattern[str], list[str]]] = {}
         self._symbols: dict[str, int] = {}
+        self.tag_tokens = tag_room(inputs, model, tokenizer)
 
     def pictures(self, sample: Sample) -> list[Picture]:
         """The sample's images, from their headers alone.
@@ -100,6 +102,19 @@ class ImageBlocks:
     def tile_indices(self, picture: Picture) -> list[int]:
         """The `tile_index` of each of its tiles."""
         return [] if picture.described else tile_indices(*picture.grid, self._inputs.thumbnail)
+
+    def tile_tags(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """Int32 [t, K]: the token ids of each tile's tag as the cross-attention reads it, -1 behind them.
+
+        A thumbnail has none: it is in the decoder, and its tag with it. K = `tag_tokens`.
+        """
+        rows = [row for picture in pictures if not picture.described for row in self._tag_ids(picture.grid)]
+        return pad_tags(rows, self.tag_tokens)
+
+    def _tag_ids(self, grid: tuple[int, int]) -> list[list[int]]:
+        if grid not in self._tags:
+            self._tags[grid] = tag_ids(grid, self._inputs, self._model, self._tokenizer)
+        return self._tags[grid]
 
     def tiles(self, sample_id: str, pictures: Sequence[Picture]) -> np.ndarray:
         """Decode and cut: uint8 [t, P, P, 3].

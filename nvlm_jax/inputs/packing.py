@@ -10,7 +10,12 @@ from nvlm_jax.inputs.batch import Batch, Example
 
 
 def pack_row(
-    examples: Sequence[Example], tokens_per_row: int, tiles_per_row: int, tile_size: int, tokens_per_tile: int
+    examples: Sequence[Example],
+    tokens_per_row: int,
+    tiles_per_row: int,
+    tile_size: int,
+    tokens_per_tile: int,
+    tag_tokens: int = 0,
 ) -> Batch:
     """Place examples one after the other in a row and pad the rest.
 
@@ -20,14 +25,15 @@ def pack_row(
         tiles_per_row: T.
         tile_size: P.
         tokens_per_tile: N.
+        tag_tokens: K, `ExampleBuilder.tag_tokens`.
 
     Returns:
         A `Batch` whose arrays lack the leading axis B.
 
     Raises:
-        ValueError: the examples exceed the row's tokens or tiles, or have tiles of another size.
+        ValueError: the examples exceed the row's tokens or tiles, or have tiles of another size or longer tags.
     """
-    return _row(pack_batch([examples], tokens_per_row, tiles_per_row, tile_size, tokens_per_tile), 0)
+    return _row(pack_batch([examples], tokens_per_row, tiles_per_row, tile_size, tokens_per_tile, tag_tokens), 0)
 
 
 def weigh(example: Example, loss_per: str) -> Example:
@@ -48,16 +54,21 @@ def stack_rows(rows: Sequence[Batch]) -> Batch:
 
 
 def pack_batch(
-    rows: Sequence[Sequence[Example]], tokens_per_row: int, tiles_per_row: int, tile_size: int, tokens_per_tile: int
+    rows: Sequence[Sequence[Example]],
+    tokens_per_row: int,
+    tiles_per_row: int,
+    tile_size: int,
+    tokens_per_tile: int,
+    tag_tokens: int = 0,
 ) -> Batch:
     """One row for each list of examples. Arguments and errors as `pack_row`."""
-    batch = _empty(len(rows), tokens_per_row, tiles_per_row, tile_size)
+    batch = _empty(len(rows), tokens_per_row, tiles_per_row, tile_size, tag_tokens)
     for i, examples in enumerate(rows):
         _fill(_row(batch, i), examples, tokens_per_tile)
     return batch
 
 
-def _empty(b: int, s: int, t: int, p: int) -> Batch:
+def _empty(b: int, s: int, t: int, p: int, k: int) -> Batch:
     return Batch(
         tokens=np.zeros((b, s), np.int32),
         targets=np.zeros((b, s), np.int32),
@@ -71,6 +82,7 @@ def _empty(b: int, s: int, t: int, p: int) -> Batch:
         tile_start=np.zeros((b, t), np.int32),
         image_slots=np.full((b, s), -1, np.int32),
         tag_tile=np.zeros((b, s), np.int32),
+        tile_tags=np.full((b, t, k), -1, np.int32),
     )
 
 
@@ -97,6 +109,8 @@ def _fill(row: Batch, examples: Sequence[Example], tokens_per_tile: int) -> None
         row.tile_segment_ids[t] = segment
         row.tile_index[t] = example.tile_index
         row.tile_start[t] = example.tile_start + token
+        if example.tile_tags is not None:
+            row.tile_tags[t, : example.tile_tags.shape[1]] = example.tile_tags
         token, tile = s.stop, t.stop
 
 
@@ -108,7 +122,13 @@ def _check(row: Batch, examples: Sequence[Example]) -> None:
             f"row of samples {[x.id for x in examples]}: {used[0]} tokens and {used[1]} tiles; data.tokens_per_row "
             f"{limits[0]} and data.tiles_per_row {limits[1]} must hold them"
         )
+    room = row.tile_tags.shape[1]
     for example in examples:
+        if example.tile_tags is not None and example.tile_tags.shape[1] > room:
+            raise ValueError(
+                f"sample {example.id!r}: tags of up to {example.tile_tags.shape[1]} tokens; the row has room for "
+                f"{room}, and tag_tokens should be the builder's"
+            )
         if len(example.tiles) and example.tiles.shape[1:] != row.tiles.shape[1:]:
             raise ValueError(
                 f"sample {example.id!r}: tiles of {example.tiles.shape[1:]}; the row's are {row.tiles.shape[1:]}"

@@ -12,10 +12,18 @@ the limit at evaluation must not rename what the model was trained on.
 
 from __future__ import annotations
 
-from nvlm_jax.config import TILE_TAGS
+from collections.abc import Sequence
+
+import numpy as np
+
+from nvlm_jax.config import TILE_TAGS, InputConfig, ModelConfig
 from nvlm_jax.inputs.batch import THUMBNAIL
+from nvlm_jax.inputs.tiling import grids
+from nvlm_jax.inputs.tokenizer import Tokenizer
 
 THUMBNAIL_TAG = "<tile_global_thumbnail>"
+# Tokens of the longest tag at 6 tiles with Qwen2's tokenizer.
+QWEN2_ROOM = {"none": 0, "1d": 5, "grid": 10, "box": 32}
 
 
 def tile_tags(
@@ -69,3 +77,58 @@ def tile_indices(cols: int, rows: int, thumbnail: bool = True) -> list[int]:
     if cols * rows == 1:
         return [THUMBNAIL]
     return [*range(1, cols * rows + 1), *([THUMBNAIL] if thumbnail else [])]
+
+
+def reads_tags(model: ModelConfig) -> bool:
+    """Whether the cross-attention is told the tags of its tiles (`CrossAttentionConfig.tile_tags`)."""
+    return model.cross_attention is not None and bool(model.cross_attention.tile_tags)
+
+
+def tag_ids(grid: tuple[int, int], inputs: InputConfig, model: ModelConfig, tokenizer: Tokenizer) -> list[list[int]]:
+    """The token ids of each tile's tag as the cross-attention is told it; none of a thumbnail, whose tag is text.
+
+    Args:
+        grid: (cols, rows).
+        inputs: the tags' style.
+        model: whether its cross-attention reads tags at all, and its tile size.
+        tokenizer: the decoder's.
+    """
+    indices = tile_indices(*grid, inputs.thumbnail)
+    if not reads_tags(model):
+        return [[] for _ in indices]
+    names = tile_tags(*grid, inputs.tile_tags, inputs.thumbnail_tag, model.vision.image_size, inputs.thumbnail)
+    return [[] if i == THUMBNAIL else tokenizer.encode(name) for name, i in zip(names, indices, strict=True)]
+
+
+def tag_room(inputs: InputConfig, model: ModelConfig, tokenizer: Tokenizer | None) -> int:
+    """K: tokens of the longest tag of any grid of at most `inputs.max_tiles` tiles, 0 where no tag is read.
+
+    Args:
+        inputs: the tags' style.
+        model: as for `tag_ids`.
+        tokenizer: the decoder's; None = by the lengths of Qwen2's, for a plan on a machine that has none.
+    """
+    if not reads_tags(model):
+        return 0
+    if tokenizer is None:
+        return QWEN2_ROOM[inputs.tile_tags]
+    every = (tag_ids(grid, inputs, model, tokenizer) for grid in grids(inputs.max_tiles))
+    return max(len(ids) for tags in every for ids in tags)
+
+
+def tag_room_of(inputs: InputConfig, model: ModelConfig) -> int:
+    """`tag_room` by the tokenizer that the settings name, where it is there and where it matters."""
+    if not reads_tags(model):
+        return 0
+    try:
+        return tag_room(inputs, model, Tokenizer(inputs.tokenizer))
+    except FileNotFoundError:
+        return tag_room(inputs, model, None)
+
+
+def pad_tags(ids: Sequence[Sequence[int]], room: int) -> np.ndarray:
+    """Int32 [t, room]: token ids of each tile's tag, then -1."""
+    out = np.full((len(ids), room), -1, np.int32)
+    for row, tag in zip(out, ids, strict=True):
+        row[: len(tag)] = tag
+    return out

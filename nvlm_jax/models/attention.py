@@ -80,19 +80,26 @@ class TileKeys(NamedTuple):
     visible: jax.Array  # bool [B, Sq, T]
     keys_per_tile: int
     tiles: TileMask | None = None  # that `visible` was made of; kernels want it
+    real: jax.Array | None = None  # bool [B, T * keys_per_tile]: keys that are none, as behind a short tag, are False
 
     def block(self, start: jax.Array | int, size: int) -> jax.Array:
         """Bool [B, Sq, size]; `start` and `size` are whole tiles."""
         count = size // self.keys_per_tile
         tiles = jax.lax.dynamic_slice_in_dim(self.visible, start // self.keys_per_tile, count, axis=2)
-        return jnp.repeat(tiles, self.keys_per_tile, axis=2, total_repeat_length=size)
+        visible = jnp.repeat(tiles, self.keys_per_tile, axis=2, total_repeat_length=size)
+        if self.real is None:
+            return visible
+        return visible & jax.lax.dynamic_slice_in_dim(self.real, start, size, axis=1)[:, None]
 
     def rule(self) -> Rule:
         """The same in integers a query and key."""
         mask = self.tiles
         number = jnp.broadcast_to(1 + jnp.arange(mask.tile_segment.shape[1]), mask.tile_segment.shape)
-        keys = (jnp.repeat(x, self.keys_per_tile, axis=1) for x in (mask.tile_segment, mask.tile_start, number))
-        return make_rule(Marks(mask.q_segment, mask.q_index, mask.tag_tile), Marks(*keys))
+        columns = (mask.tile_segment, mask.tile_start, number)
+        segment, start, number = (jnp.repeat(x, self.keys_per_tile, axis=1) for x in columns)
+        if self.real is not None:
+            segment = jnp.where(self.real, segment, 0)
+        return make_rule(Marks(mask.q_segment, mask.q_index, mask.tag_tile), Marks(segment, start, number))
 
 
 Mask = CausalMask | TileKeys

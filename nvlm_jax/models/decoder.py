@@ -195,8 +195,10 @@ class Decoder(nnx.Module):
         def gated_body(gated_params, x, keys_values):
             gated = nnx.merge(gated_graph, whole(gated_params))
             if keys_values is None:
-                return gated(x, *gated.keys_values(memory.media), memory.visible, memory.mask)
-            return gated(x, *keys_values, memory.visible, kept=True)
+                return gated(
+                    x, *gated.keys_values(memory.media, memory.turns), memory.visible, memory.mask, real=memory.real
+                )
+            return gated(x, *keys_values, memory.visible, kept=True, real=memory.real)
 
         def run(layers, x, cache, first, end):
             layers, cache = _cut(layers, first, end), jax.tree.map(lambda a: a[first:end], cache)

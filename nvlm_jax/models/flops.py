@@ -43,12 +43,18 @@ class Term(NamedTuple):
     again: bool = True  # full rematerialisation computes it once more, going backward
 
 
-def keys_per_tile(model: ModelConfig) -> int:
-    """Image keys of a tile in cross-attention: its tokens, and its tag's embedding where there is a table of those."""
+def keys_per_tile(model: ModelConfig, tag_tokens: int = 5) -> int:
+    """Keys of a tile in cross-attention: its tokens, and those of its tag where they are joined to them.
+
+    Args:
+        model: its cross-attention's `tile_tags`, or table of those.
+        tag_tokens: of a joined tag; `<tile_k>` takes 5 with Qwen2's tokenizer.
+    """
     cross = model.cross_attention
     if cross is None:
         return model.tokens_per_tile
-    return (cross.resampler_latents or model.tokens_per_tile) + (cross.tag_embeddings > 0)
+    tag = tag_tokens if cross.tile_tags.startswith("joined") else int(cross.tag_embeddings > 0)
+    return (cross.resampler_latents or model.tokens_per_tile) + tag
 
 
 def padded_work(model: ModelConfig, rows: int, places: int, tiles: int) -> Work:

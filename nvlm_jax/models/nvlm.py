@@ -3,7 +3,7 @@
                                       D                X                 H
     image tokens in the decoder       all tiles        none              thumbnail         <- Batch.image_slots
     tiles the cross-attention reads   (has none)       all               regular tiles     <- CrossAttention.memory
-    tile tags                         text, decoder    text, decoder     embeddings in the keys; thumbnail's in text
+    tile tags                         text, decoder    text, decoder     with the tile in the keys; thumbnail's in text
 
 The first row is data: `inputs/example.py` fills `image_slots`. The second is one line in `cross_attention.py`. There is
 no other branch on the architecture in the model.
@@ -24,6 +24,7 @@ from nvlm_jax.models.axes import constrain
 from nvlm_jax.models.cross_attention import CrossAttention, ImageMemory
 from nvlm_jax.models.decoder import Cache, CacheMask, Decoder, KeyValues
 from nvlm_jax.models.projector import Projector
+from nvlm_jax.models.tile_tags import TileTags
 from nvlm_jax.models.vision import VisionEncoder, gather_tiles, pixel_shuffle, spread_tiles
 
 PARTS = ("vision", "projector", "cross_attention", "decoder")
@@ -35,6 +36,7 @@ class Seen(NamedTuple):
     tokens: jax.Array  # [V, N, D]
     keys: jax.Array | None  # [V, G, K, h, N'], of the cross-attention layers, where there are some
     values: jax.Array | None  # [V, G, K, N', h]
+    real: jax.Array | None = None  # bool [V, N'], keys that are some; None = all are
 
 
 class NVLM(nnx.Module):
@@ -73,7 +75,17 @@ class NVLM(nnx.Module):
         if self.cross_attention is None:
             return None
         mask = TileMask(batch.segment_ids, index, batch.tag_tile, batch.tile_segment_ids, batch.tile_start)
-        return self.cross_attention.memory(image_tokens, batch.tile_index, mask)
+        tags = self.tile_tags(batch.tile_tags, batch.tile_index)
+        return self.cross_attention.memory(image_tokens, batch.tile_index, mask, tags)
+
+    def tile_tags(self, ids: jax.Array | None, tile_index: jax.Array) -> TileTags | None:
+        """The decoder's embeddings of tags int32 [B, T, K], of tiles [B, T]; None where no tag is read."""
+        if not self.cross_attention.tile_tags:
+            return None
+        ids = jnp.full((*tile_index.shape, 0), -1) if ids is None else ids
+        # As `Decoder.embed`: each device looks up its part of the width.
+        x = constrain(self.decoder.embedding[...][jnp.maximum(ids, 0)], "replicas", None, None, "embed")
+        return TileTags(constrain(x.astype(jnp.dtype(self.config.dtype)), "rows", None, None, None), ids >= 0)
 
     def hidden(self, batch: Batch) -> jax.Array:
         """A packed batch -> the decoder's final hidden states [B, S, D], before the vocabulary head."""
@@ -95,18 +107,22 @@ class NVLM(nnx.Module):
         """`logits`, for one part of the rows after the other: a pytree whose leaf is the weights [D, V]."""
         return self.decoder.logits_by_chunks()
 
-    def see(self, tiles: jax.Array, tile_index: jax.Array) -> Seen:
+    def see(self, tiles: jax.Array, tile_index: jax.Array, tile_tags: jax.Array | None = None) -> Seen:
         """Everything that generation needs of some tiles, whatever they belong to.
 
         Args:
             tiles: uint8 [V, P, P, 3].
             tile_index: int32 [V], k of `<tile_k>`.
+            tile_tags: int32 [V, K], as in `Batch`.
         """
         tokens = self.image_tokens(tiles[:, None])
         if self.cross_attention is None:
             return Seen(tokens[:, 0], None, None)
-        media = self.cross_attention.media(tokens, tile_index[:, None])
-        return Seen(tokens[:, 0], *self.cross_attention.keys_values(media))
+        index = tile_index[:, None]
+        tags = self.tile_tags(None if tile_tags is None else tile_tags[:, None], index)
+        made = self.cross_attention.tagged(tokens, index, tags)
+        real = None if made.real is None else made.real[:, 0]
+        return Seen(tokens[:, 0], *self.cross_attention.keys_values(made.media, made.turns), real)
 
     def extend(
         self, x: jax.Array, positions: jax.Array, mask: CacheMask, cache: Cache, memory: ImageMemory | None

@@ -163,7 +163,7 @@ def batch_shardings(mesh: Mesh) -> Batch:
     """Rows over data and fsdp, places of a row over context; tiles go with their row."""
     rows = NamedSharding(mesh, PartitionSpec(MESH_AXES["rows"]))
     places = NamedSharding(mesh, PartitionSpec(MESH_AXES["rows"], MESH_AXES["places"]))
-    by_tile = {"tiles", "tile_segment_ids", "tile_index", "tile_start"}
+    by_tile = {"tiles", "tile_segment_ids", "tile_index", "tile_start", "tile_tags"}
     return Batch(*(rows if field in by_tile else places for field in Batch._fields))
 
 

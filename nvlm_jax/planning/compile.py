@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from nvlm_jax.config import ConfigError, RunConfig
 from nvlm_jax.inputs.batch import Batch
+from nvlm_jax.inputs.tags import tag_room_of
 from nvlm_jax.parallel.mesh import check_run
 from nvlm_jax.parallel.sharding import batch_shardings, state_shardings
 from nvlm_jax.planning.chips import GIB, Chip, parse_topology
@@ -89,6 +90,7 @@ def abstract_batch(config: RunConfig) -> Batch:
     shapes = {name: jax.ShapeDtypeStruct(places, np.int32) for name in Batch._fields}
     shapes |= {n: jax.ShapeDtypeStruct(tiles, np.int32) for n in ("tile_segment_ids", "tile_index", "tile_start")}
     shapes["loss_weights"] = jax.ShapeDtypeStruct(places, np.float32)
+    shapes["tile_tags"] = jax.ShapeDtypeStruct((*tiles, tag_room_of(config.inputs, model)), np.int32)
     shapes["tiles"] = jax.ShapeDtypeStruct((*tiles, side, side, 3), np.uint8)
     return Batch(**shapes)
 

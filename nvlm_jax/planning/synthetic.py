@@ -7,6 +7,7 @@ import numpy as np
 from nvlm_jax.config import RunConfig
 from nvlm_jax.inputs.batch import THUMBNAIL, Batch, Example
 from nvlm_jax.inputs.packing import pack_batch
+from nvlm_jax.inputs.tags import tag_room_of
 
 
 def synthetic_batch(config: RunConfig, text: int, tiles: int, seed: int = 0) -> tuple[Batch, int]:
@@ -33,7 +34,8 @@ def synthetic_batch(config: RunConfig, text: int, tiles: int, seed: int = 0) -> 
             f"{data.tiles_per_row}"
         )
     made = [[one] + [synthetic_example(config, text, tiles, random) for _ in range(count - 1)] for _ in range(rows)]
-    sizes = (data.tokens_per_row, data.tiles_per_row, model.vision.image_size, model.tokens_per_tile)
+    room = one.tile_tags.shape[1]
+    sizes = (data.tokens_per_row, data.tiles_per_row, model.vision.image_size, model.tokens_per_tile, room)
     return pack_batch(made, *sizes), rows * count
 
 
@@ -59,6 +61,7 @@ def synthetic_example(config: RunConfig, text: int, tiles: int, random: np.rando
     weights[length - text // 2 :] = 1
     index = np.arange(1, tiles + 1, dtype=np.int32)
     index[-1:] = THUMBNAIL
+    names = random.integers(1, model.decoder.vocab_size, (tiles, tag_room_of(config.inputs, model))).astype(np.int32)
     return Example(
         id="synthetic",
         tokens=tokens[:-1],
@@ -70,4 +73,5 @@ def synthetic_example(config: RunConfig, text: int, tiles: int, random: np.rando
         tile_start=np.zeros(tiles, np.int32),
         image_slots=np.array(slots, np.int32),
         tag_tile=np.array(tags, np.int32),
+        tile_tags=np.where(index[:, None] == THUMBNAIL, -1, names),
     )

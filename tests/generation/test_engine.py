@@ -23,13 +23,14 @@ NEW = 12
 
 
 @functools.cache
-def make_model(arch: str):
+def make_model(arch: str, tile_tags: str = ""):
+    table = 6 if arch == "h" and not tile_tags else 0
     config = ModelConfig(
         arch=arch,
         vision=VisionConfig(image_size=TILE, patch_size=4, width=16, layers=2, heads=2, head_dim=8, ff=32),
         decoder=DecoderConfig(ROWS, 24, 4, 4, 2, 8, 48, rope_theta=1e4),
         projector_width=0 if arch == "x" else 32,
-        cross_attention=None if arch == "d" else CrossAttentionConfig(2, tag_embeddings=6 if arch == "h" else 0),
+        cross_attention=None if arch == "d" else CrossAttentionConfig(2, tag_embeddings=table, tile_tags=tile_tags),
         dtype="float32",
         frozen_dtype="float32",
         remat="none",
