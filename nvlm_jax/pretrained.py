@@ -112,12 +112,18 @@ class LoadedModel:
 
         self._logits = jax.jit(logits)
 
-    def logits(self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None = None) -> np.ndarray:
+    def logits(
+        self,
+        tokens: Sequence[int] | np.ndarray,
+        tiles: np.ndarray | None = None,
+        grids: Sequence[tuple[int, int]] | None = None,
+    ) -> np.ndarray:
         """Scores of every next token.
 
         Args:
             tokens: int [S], the image token repeated where image tokens go (every tile for D, the thumbnail for H).
-            tiles: uint8 [T, P, P, 3], the thumbnail last; None = text only.
+            tiles: uint8 [T, P, P, 3], of each image the thumbnail last; None = text only.
+            grids: (cols, rows) of each image, where the ids do not tell them; see `example_from_tokens`.
 
         Returns:
             float32 [S, V].
@@ -125,10 +131,11 @@ class LoadedModel:
         Raises:
             ValueError: see `example_from_tokens`; or more tokens than a checkpoint with RoPE scaling has positions.
         """
-        example = self._given(tokens, tiles)
+        example = self._given(tokens, tiles, grids)
         self._check_length(len(example.tokens))
         room, tile_room = rounded(len(example.tokens), SMALLEST_ROW), rounded(len(example.tiles), 1)
-        batch = pack_batch([[example]], room, tile_room, self.config.vision.image_size, self.config.tokens_per_tile)
+        sizes = (self.config.vision.image_size, self.config.tokens_per_tile, example.tile_tags.shape[1])
+        batch = pack_batch([[example]], room, tile_room, *sizes)
         with self._precision():
             return np.asarray(self._logits(self._params, batch)[0, : len(example.tokens)])
 
@@ -187,10 +194,14 @@ class LoadedModel:
                 yield piece
 
     def generate_tokens(
-        self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None = None, max_new_tokens: int = 256
+        self,
+        tokens: Sequence[int] | np.ndarray,
+        tiles: np.ndarray | None = None,
+        max_new_tokens: int = 256,
+        grids: Sequence[tuple[int, int]] | None = None,
     ) -> list[int]:
-        """The most likely continuation, without the end token. `tokens` and `tiles` as for `logits`."""
-        example = self._given(tokens, tiles)
+        """The most likely continuation, without the end token. `tokens`, `tiles` and `grids` as for `logits`."""
+        example = self._given(tokens, tiles, grids)
         self._check_length(len(example.tokens) + max_new_tokens)
         return self.engine.generate([Request(example, max_new_tokens)])[0].tokens
 
@@ -239,9 +250,15 @@ class LoadedModel:
         tiles = x.max_images * (x.max_tiles + (x.thumbnail and x.max_tiles > 1))
         return min(tiles, tokens // per_tile) if self.config.arch == "d" else tiles
 
-    def _given(self, tokens: Sequence[int] | np.ndarray, tiles: np.ndarray | None) -> Example:
-        tokenizer = self.builder.tokenizer if self.inputs.tokenizer else None
-        return example_from_tokens(tokens, tiles, self.config, self.inputs, tokenizer, self.image_token_id)
+    def _given(
+        self,
+        tokens: Sequence[int] | np.ndarray,
+        tiles: np.ndarray | None,
+        grids: Sequence[tuple[int, int]] | None = None,
+    ) -> Example:
+        tokenizer, images = (self.builder.tokenizer, self.builder.images) if self.inputs.tokenizer else (None, None)
+        token = self.image_token_id
+        return example_from_tokens(tokens, tiles, self.config, self.inputs, tokenizer, token, grids, images)
 
     def _check_length(self, tokens: int) -> None:
         decoder = self.config.decoder

@@ -28,7 +28,16 @@ from jax.sharding import Mesh, NamedSharding
 
 from nvlm_jax.generation.ledger import Ledger
 from nvlm_jax.generation.programs import programs_for
-from nvlm_jax.generation.request import Answer, Request, TokenLogprob, Update, blank_example, page_keys, tags_of, tile_keys
+from nvlm_jax.generation.request import (
+    Answer,
+    Request,
+    TokenLogprob,
+    Update,
+    blank_example,
+    page_keys,
+    tags_of,
+    tile_keys,
+)
 from nvlm_jax.generation.sampling import MOST_LOGPROBS, Chosen, draws_of
 from nvlm_jax.generation.shapes import (
     LARGE,

@@ -37,6 +37,7 @@ class Piece(NamedTuple):
     image: int = -1  # number of the image within the conversation
     trained: bool = False
     group: str = ""  # the message's, for trained pieces
+    answer: bool = False  # an assistant's words, trained on or not
 
 
 def turns(sample_id: str, messages: Sequence[Message], template: str, prompt: bool = False) -> list[list[Message]]:
@@ -144,7 +145,7 @@ def _plain(message: Message, end_token: str, image: int) -> list[Piece]:
 def content_pieces(message: Message, image: int) -> list[Piece]:
     """The message's text, cut where a user's text has images; they are numbered from `image`."""
     if message.role != "user" or IMAGE_PLACEHOLDER not in message.content:
-        return [Piece("text", message.content, -1, is_trained(message), message.group)]
+        return [Piece("text", message.content, -1, is_trained(message), message.group, message.role == "assistant")]
     texts = message.content.split(IMAGE_PLACEHOLDER)
     pieces = [Piece("text", texts[0] + IMAGE_OPEN)]
     for i, text in enumerate(texts[1:]):

@@ -192,7 +192,8 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
     found: list[Piece] = []
     for piece in pieces:
         last = found[-1] if found else None
-        if last is not None and (last.kind, last.trained, piece.kind, piece.trained) == ("text", False) * 2:
+        plain = [p is not None and p.kind == "text" and not (p.trained or p.answer) for p in (last, piece)]
+        if all(plain):
             found[-1] = last._replace(text=last.text + piece.text)
         else:
             found.append(piece)
