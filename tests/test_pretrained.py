@@ -1,6 +1,5 @@
 """`nvlm_jax.load`: from every kind of checkpoint, by ids and by text."""
 
-import dataclasses
 import subprocess
 import sys
 
@@ -55,7 +54,7 @@ def test_bfloat16_is_close_and_not_equal():
     assert 1e-3 < error < 0.3
 
 
-def small(arch: str) -> ModelConfig:
+def small(arch: str, tile_tags: str = "") -> ModelConfig:
     return ModelConfig(
         arch=arch,
         vision=VisionConfig(image_size=32, patch_size=8, width=24, layers=2, heads=3, head_dim=8, ff=48),
@@ -63,16 +62,16 @@ def small(arch: str) -> ModelConfig:
         projector_width=0 if arch == "x" else 40,
         cross_attention=None
         if arch == "d"
-        else CrossAttentionConfig(2, 0.5, 0.5, 6 if arch == "h" else 0),
+        else CrossAttentionConfig(2, 0.5, 0.5, 6 if arch == "h" and not tile_tags else 0, tile_tags=tile_tags),
         dtype="float32",
         frozen_dtype="float32",
     )
 
 
-@pytest.fixture(scope="module", params=["d", "x", "h"])
+@pytest.fixture(scope="module", params=["d", "x", "h", "h joined+positions", "h added"])
 def talking(request, tmp_path_factory):
     """A random model of each architecture with a tokenizer, written and loaded in Hugging Face layout."""
-    config, path = small(request.param), tmp_path_factory.mktemp("hf")
+    config, path = small(*request.param.split()), tmp_path_factory.mktemp("hf")
     write_hf(path, config, InputConfig(tokenizer=TOKENIZER), random_parameters(config, seed=3, scale=0.3))
     return nvlm_jax.load(path)
 
@@ -84,11 +83,10 @@ def picture(width: int = 60, height: int = 30) -> Image.Image:
 
 def test_logits_of_ids_equal_those_of_the_conversation(talking):
     """`example_from_tokens` finds again in the ids what `ExampleBuilder` knew."""
-    model = dataclasses.replace(talking.inputs, question_tags=False)  # a question's tags are not told by ids
-    builder = type(talking.builder)(model, talking.config)
-    prompt = builder.prompt(with_placeholders("what is this?", 1), [picture()])
+    builder = talking.builder
+    prompt = builder.prompt(with_placeholders("what is in <tile_2>?", 1), [picture()])
     assert len(prompt.tiles) == 3
-    batch = pack_batch([[prompt]], 128, 4, 32, talking.config.tokens_per_tile)
+    batch = pack_batch([[prompt]], 128, 4, 32, talking.config.tokens_per_tile, builder.tag_tokens)
     want = nnx.jit(lambda model, batch: model.logits(model.hidden(batch)))(talking.model, batch)[
         0, : len(prompt.tokens)
     ]

@@ -2,9 +2,14 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from configs.nvlm import ARCHS, SIZES, STAGES, get_config
+from data_pipelines.blend import Blend
+from data_pipelines.estimates import decoder_tokens
+from data_pipelines.plan import Budgets, packed_windows
+from launch.benchmarks.packing import make_mix
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 
 PAPER = ("34b", "72b")
@@ -58,6 +63,39 @@ def test_values_of_tables_10_and_11(arch, size):
     assert sft.model.projector_width == {"34b": 20480, "72b": 29568}[size] * (arch != "x")
     cross = sft.model.cross_attention
     assert arch == "d" or (cross.gate_init, sft.model.decoder.layers // cross.every) == (0.0, 10)
+
+
+# arch, size: the paper's batches in pretraining and fine-tuning (tables 10 and 11).
+BATCHES = {("d", "34b"): (2048, 128), ("d", "72b"): (2048, 128), ("x", "34b"): (2048, 512), ("x", "72b"): (2048, 256),
+           ("h", "34b"): (2048, 256), ("h", "72b"): (2048, 256)}  # fmt: skip
+
+
+def captions(arch, count):
+    """Pretraining samples: an image and a caption of 30 tokens in the middle, without a chat template."""
+    rng = np.random.default_rng(0)
+    text = np.clip(np.exp(rng.normal(np.log(30), 0.7, count)).astype(np.int32), 2, 400)
+    tiles = np.ones(count, np.int32)
+    if arch == "h":
+        cut = make_mix(count, "h")[1]
+        tiles = rng.choice(np.minimum(cut[cut > 0], 7), count).astype(np.int32)
+    return (decoder_tokens(text, np.ones(count, np.int32), tiles, arch) - 20).astype(np.int32), tiles
+
+
+@pytest.mark.parametrize(("arch", "size"), BATCHES)
+def test_a_step_has_as_many_samples_as_the_papers(arch, size):
+    for stage, batch in zip(("pretrain", "sft"), BATCHES[arch, size], strict=True):
+        config, lengths = named(arch, size, stage), make_mix(16000, arch) if stage == "sft" else captions(arch, 16000)
+        budgets = Budgets(config.data.tokens_per_row, config.data.tiles_per_row, config.data.pack_window)
+        windows = [w.lengths for w in packed_windows(Blend(["mix"], [16000], [1.0], 0), [lengths], budgets, 16000)]
+        a_row = sum(w.sum() for w in windows) / sum(map(len, windows))
+        assert a_row * config.train.batch_rows == pytest.approx(batch, rel=0.03)
+
+
+@pytest.mark.parametrize(("arch", "size"), [*itertools.product(ARCHS, ("1b", *PAPER))])
+def test_what_is_not_of_the_paper_is_off(arch, size):
+    for stage in ("pretrain", "sft"):
+        inputs = named(arch, size, stage).inputs
+        assert not inputs.question_tags and not inputs.question_focus
 
 
 @pytest.mark.parametrize("argument", ["arch=q", "size=7b", "stage=rlhf", "depth=3", "arch"])
