@@ -118,7 +118,10 @@ def test_committed_records_are_of_todays_configs():
         sweep = budgets.match(sweep, sweep.match) if sweep.match in ("flops", "steps", "none") else sweep
         for variant in sweep.variants:
             if sweep.match != "samples":  # which need the data
-                assert record["variants"][variant.name]["config_hash"] == variants.digest(variant.seeded(0)), number
+                ran = record["variants"][variant.name]
+                # What `since` says of a record is of NVLM-H: its tiles bear their tags in another way today.
+                stale = "since" in record and ran["settings"]["arch"] == "h"
+                assert (ran["config_hash"] == variants.digest(variant.seeded(0))) != stale, number
 
 
 def test_numbers_by_path():
