@@ -84,10 +84,11 @@ BACKBONES = {
     "72b": (INTERN_VIT_6B, QWEN2_72B, 29568, 8),
 }
 
-# Section 4.4: the text embeddings of `<tile_k>` enter H's cross-attention "alongside" the tile's visual embeddings; how is
-# not said. Joined to them as keys they are bound to no tile: swapping two tiles' pixels moves no logit. Added to them, as
-# Llama 3.2 Vision adds what it learns for each tile, they are (tests/models/test_tile_tags.py; docs/performance.md).
-H_TILE_TAGS = "added"
+# Section 4.4: the text embeddings of `<tile_k>` enter H's cross-attention "alongside" the tile's visual embeddings; how
+# is not said. As further keys alone they are bound to no tile: swapping two tiles' pixels moves no logit (models/
+# tile_tags.py). So keys are turned to the tile's number as well, which of what binds was learned soonest
+# (docs/performance.md, "H's tile tags").
+H_TILE_TAGS = "joined+positions"
 # T10, "Trainable weights"; the vision encoder and the LLM are frozen.
 PRETRAIN_PARTS = {
     "d": ("projector",),

@@ -37,7 +37,7 @@ class Piece(NamedTuple):
     image: int = -1  # number of the image within the conversation
     trained: bool = False
     group: str = ""  # the message's, for trained pieces
-    answer: bool = False  # an assistant's words, trained on or not
+    history: bool = False  # an answer that is not trained on
 
 
 def turns(sample_id: str, messages: Sequence[Message], template: str, prompt: bool = False) -> list[list[Message]]:
@@ -142,10 +142,14 @@ def _plain(message: Message, end_token: str, image: int) -> list[Piece]:
     return pieces
 
 
+def _is_history(message: Message) -> bool:
+    return message.role == "assistant" and not message.trained
+
+
 def content_pieces(message: Message, image: int) -> list[Piece]:
     """The message's text, cut where a user's text has images; they are numbered from `image`."""
     if message.role != "user" or IMAGE_PLACEHOLDER not in message.content:
-        return [Piece("text", message.content, -1, is_trained(message), message.group, message.role == "assistant")]
+        return [Piece("text", message.content, -1, is_trained(message), message.group, _is_history(message))]
     texts = message.content.split(IMAGE_PLACEHOLDER)
     pieces = [Piece("text", texts[0] + IMAGE_OPEN)]
     for i, text in enumerate(texts[1:]):

@@ -180,7 +180,7 @@ class ExampleBuilder:
         ids = self._fixed.get(piece.text)
         if ids is None:
             ids, offsets = self._encode(sample_id, piece.text)
-            if not piece.answer:
+            if not (piece.trained or piece.history):
                 draft.tag_question(piece.text, offsets, pictures, self.images, self.inputs)
         draft.add(ids, loss)
 

@@ -192,7 +192,7 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
     found: list[Piece] = []
     for piece in pieces:
         last = found[-1] if found else None
-        plain = [p is not None and p.kind == "text" and not (p.trained or p.answer) for p in (last, piece)]
+        plain = [p is not None and p.kind == "text" and not (p.trained or p.history) for p in (last, piece)]
         if all(plain):
             found[-1] = last._replace(text=last.text + piece.text)
         else:

@@ -5,7 +5,7 @@ import pytest
 
 from nvlm_jax.config import CROSS_TAGS
 from nvlm_jax.generation.engine import Engine
-from nvlm_jax.generation.request import Request, tile_keys
+from nvlm_jax.generation.request import tile_keys
 from nvlm_jax.inputs.batch import THUMBNAIL
 from tests.generation import test_engine as engines
 
@@ -42,10 +42,16 @@ def test_the_same_pixels_with_another_tag_are_another_tile():
     assert all(a != b for a, b in zip(same[:6], other[:6], strict=True)) and same[6] == other[6]
 
 
-def test_tags_of_another_length_are_not_of_the_same_builder():
-    prompt = tagged(engines.make_prompt("h", [6], 6, 0))
-    engine = Engine(engines.make_model("h", "joined"), engines.VOCAB, [engines.END], slots=1, cache_tokens=1600)
-    engine.submit(Request(prompt, 1))
-    longer = prompt._replace(tile_tags=np.pad(prompt.tile_tags, ((0, 0), (0, 1)), constant_values=9))
-    with pytest.raises(ValueError, match="tile_tags of 4 tokens a tile; earlier ones had 3"):
-        engine.submit(Request(longer, 1))
+def test_longer_tags_make_room_for_themselves(monkeypatch):
+    """As of a benchmark with more tiles than the others: what was seen before stays."""
+    pack = engines.pack_batch
+    monkeypatch.setattr(engines, "pack_batch", lambda *arguments: pack(*arguments, ROOM + 2))
+    model = engines.make_model("h", "joined")
+    short = tagged(engines.make_prompt("h", [6], 6, 0))
+    ids = np.random.default_rng(3).integers(8, engines.VOCAB, (7, ROOM + 2)).astype(np.int32)
+    long = short._replace(tile_tags=np.where(short.tile_index[:, None] == THUMBNAIL, -1, ids))
+    engine = Engine(model, engines.VOCAB, [engines.END], slots=4, cache_tokens=1600, tag_tokens=1)
+    expected = engines.uncached_greedy(model, [short, long], NEW)
+    assert expected[0] != expected[1]
+    assert [engines.ask(engine, [prompt], NEW)[0] for prompt in (short, long)] == expected
+    assert engines.ask(engine, [short], NEW) == expected[:1]
