@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Iterator
 
 from data_pipelines.faults import fault_of
@@ -32,6 +33,11 @@ class Annotated:
     entries: Callable[[Root, Spec], Iterator[Found]]
 
 
+# What `Spec.fields` may name, of one layout or another.
+FIELDS = (
+    *("image", "question", "answer", "choices", "context", "correct", "conversations", "texts", "system", "id"),
+    *("folder", "place_images", "ignore", "year", "images"),
+)
 LAYOUTS: dict[str, Streamed | Annotated] = {
     # of any dataset
     "json_conversations": Streamed(lines.parts, lines.records, chats.from_conversation),
@@ -63,9 +69,14 @@ LAYOUTS: dict[str, Streamed | Annotated] = {
 
 
 def layout_of(spec: Spec) -> Streamed | Annotated:
-    """Raises LayoutError for an unknown name."""
+    """Raises LayoutError for an unknown name, and for a field that no layout reads."""
     if spec.layout not in LAYOUTS:
         raise LayoutError(f"{spec.name}: no layout {spec.layout!r}; there are {', '.join(LAYOUTS)}")
+    for field in spec.fields:
+        if field not in FIELDS:
+            near = difflib.get_close_matches(field, FIELDS, 1)
+            right = f"{near[0]!r} would be near" if near else f"there are {', '.join(FIELDS)}"
+            raise LayoutError(f"{spec.name}: nothing reads a field {field!r}; {right}")
     return LAYOUTS[spec.layout]
 
 

@@ -110,6 +110,12 @@ def test_columns_choices_and_a_prompt(tmp_path):
     assert rejected(report) == {"missing_field": ["t.jsonl#5"], "wrong_field": ["t.jsonl#2"]}
 
 
+def test_a_field_that_nothing_reads_is_named(tmp_path):
+    root = put(tmp_path / "raw", {"t.jsonl": [{"question": "?", "label": "a"}]})
+    with pytest.raises(LayoutError, match="nothing reads a field 'anwser'; 'answer' would be near"):
+        made(tmp_path, Spec("set", "json_columns", fields={"anwser": "label"}), root)
+
+
 def test_pairs_share_their_images(tmp_path):
     record = {"images": ["a.png"], "texts": [{"user": "1?", "assistant": "one"}, {"user": "2?", "assistant": "two"}]}
     root = put(tmp_path / "raw", {"a.png": picture(), "t.jsonl": [record]})
