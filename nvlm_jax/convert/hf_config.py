@@ -25,6 +25,7 @@ from nvlm_jax.config import (
 )
 from nvlm_jax.convert.chat_template import conversing
 from nvlm_jax.convert.shards import NAMED, CheckpointError, Shards, open_shards, read_json
+from nvlm_jax.ranges import range_faults
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -33,6 +34,9 @@ GENERATION_CONFIG = "generation_config.json"
 OWN_KEY = "nvlm_jax"
 MODELS = {"NVLM_D": "d", "NVLM_D_Model": "d", "NVLM_X": "x", "NVLM_H": "h"}
 VISION_MODELS = ("InternVisionModel",)
+# What no model is near: hostile numbers end here and not in memory. By key, of other sizes 10**7.
+LARGEST = {"num_hidden_layers": 10**4, "max_position_embeddings": 10**9, "max_dynamic_patch": 10**4}
+LARGEST_NUMBER = 1e15
 LLM_MODELS = {"Qwen2ForCausalLM": True, "LlamaForCausalLM": False}  # -> biases on q, k and v
 
 
@@ -91,7 +95,8 @@ def config_from_hf(path: str | Path) -> tuple[ModelConfig, InputConfig]:
     )
     inputs = _own(InputConfig, own["inputs"], path) if "inputs" in own else _inputs(config, path)
     inputs = dataclasses.replace(inputs, tokenizer=str(path) if (path / TOKENIZER).exists() else "")
-    if faults := run_faults(RunConfig(model=model, inputs=inputs)):
+    run = RunConfig(model=model, inputs=inputs)
+    if faults := range_faults(run) or run_faults(run):
         raise CheckpointError(f"{path / CONFIG}: " + "; ".join(faults))
     return model, inputs
 
@@ -278,11 +283,13 @@ class _Getter:
         return default if value is None else value
 
     def size(self, key: str, default: int | None = None) -> int:
-        return self._checked(key, default, lambda x: type(x) is int and x > 0, "a whole number above 0")
+        most = LARGEST.get(key, 10**7)
+        wanted = f"a whole number above 0, {most} at most"
+        return self._checked(key, default, lambda x: type(x) is int and 0 < x <= most, wanted)
 
     def number(self, key: str, default: float, zero: bool = False) -> float:
         def fits(x: Any) -> bool:
-            return type(x) in (int, float) and (x > 0 or (zero and x == 0))
+            return type(x) in (int, float) and (0 < x <= LARGEST_NUMBER or (zero and x == 0))
 
         return float(self._checked(key, default, fits, "a number from 0 on" if zero else "a number above 0"))
 

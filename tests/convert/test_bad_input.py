@@ -183,11 +183,23 @@ def test_missing_config(hf):
         (None, {"image_tag_type": "internvl"}, "image_tag_type is 'internvl'; supported: 'nvlm'"),
         (None, {"architectures": 3}, "architectures [3] is unknown"),
         (None, {"nvlm_jax": []}, "expected a section nvlm_jax, got []"),
+        ("llm_config", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; expected a whole number"),
+        ("vision_config", {"num_hidden_layers": 10**9}, "vision_config.num_hidden_layers is 1000000000; expected"),
+        ("llm_config", {"intermediate_size": 10**400}, "expected a whole number above 0, 10000000 at most"),
+        ("llm_config", {"rope_theta": 1e300}, "llm_config.rope_theta is 1e+300; expected a number above 0"),
+        (None, {"downsample_ratio": 1e-9}, "model.pixel_shuffle: 1000000000 is out of range"),
     ],
 )
 def test_settings_that_would_change_the_result(hf, section, change, message):
     edit_config(hf, section, **change)
     refused(hf, re.escape(message))
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", INDEX])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(hf, name):
+    (hf / name).unlink(missing_ok=True)
+    os.mkfifo(hf / name)
+    refused(hf, rf"{re.escape(name)}: is no regular file")
 
 
 def test_part_that_does_not_fit_the_run():
