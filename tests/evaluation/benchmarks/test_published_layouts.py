@@ -80,8 +80,7 @@ def test_right_answers_score_one_and_wrong_ones_nothing(case):
             scored = benchmark.score(question, right_answer(benchmark.name, question), rule)
             # The paper's rule for MathVista takes no list and no sentence, only "answer is" and a number.
             if not (benchmark.name == "mathvista" and rule == "megatron"):
-                assert scored.score == 1, (rule, question, scored)
-            assert scored.extraction
+                assert scored.score == 1 and scored.extraction, (rule, question, scored)
             for wrong in ("qqqqqq zzzz", "")[: 1 if rule == "megatron" else 2]:  # Megatron reads nothing as "A"
                 scored = benchmark.score(question, wrong, rule)
                 assert bool(scored.score) == (rule == "megatron" and takes_first(benchmark.name, question)), question
