@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from data_pipelines import duplicates, index, records, report, reuse
 from data_pipelines.raw import watched
 from data_pipelines.report import Tally
+from nvlm_jax import json_text
 
 
 class PrepareError(RuntimeError):
@@ -89,7 +89,7 @@ def complete(
 def _join(folder: pathlib.Path, path: pathlib.Path, shards: int, seen: Mapping[str, str]) -> Joined:
     tally, counts, groups, digest, raw = Tally(), [], set(), hashlib.sha256(), dict(seen)
     for shard in range(shards):
-        left = json.loads(tally_file(folder, shard).read_text())
+        left = json_text.load(tally_file(folder, shard))
         groups.update(left.pop("groups"))
         digest.update(bytes.fromhex(left.pop("digest")))
         del left["key"]

@@ -17,6 +17,7 @@ from data_pipelines.faults import Fault
 from data_pipelines.raw.entry import Entry, LayoutError, Part, Picture, Spec
 from data_pipelines.raw.layouts import Annotated, annotated_entries, layout_of, streamed_entries
 from data_pipelines.raw.watched import WatchedRoot, changes
+from nvlm_jax import json_text
 from nvlm_jax.inputs.batch import Message
 
 CUT = "cut.json"
@@ -38,7 +39,7 @@ def cut_dataset(
         LayoutError: the raw dataset is not in the layout, or empty.
     """
     try:
-        known = json.loads((folder / CUT).read_text())
+        known = json_text.load(folder / CUT)
         if known["settings"] == settings and not changes(root, known["raw"]):
             root.seen |= known["raw"]
             return [[Part(**part) for part in parts] for parts in known["shards"]]
@@ -57,8 +58,8 @@ def cut_dataset(
 def shards_of(folder: pathlib.Path) -> int | None:
     """How many shards a dataset under preparation will have; None if none is."""
     try:
-        return len(json.loads((folder / CUT).read_text())["shards"])
-    except (OSError, ValueError, KeyError):
+        return len(json_text.load(folder / CUT)["shards"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -135,7 +136,7 @@ def _line(item: Entry | Fault) -> str:
 def _spooled(file: pathlib.Path) -> Iterator[Entry | Fault]:
     with open(file) as lines:
         for line in lines:
-            held = json.loads(line)
+            held = json_text.parse(line)
             if isinstance(held, dict):
                 yield Fault(*held["fault"])
                 continue

@@ -32,6 +32,7 @@ from data_pipelines.raw.layouts import with_own_fields
 from data_pipelines.raw.samples import Limits, check
 from data_pipelines.raw.watched import WatchedRoot
 from data_pipelines.report import Tally, plain
+from nvlm_jax import json_text
 from nvlm_jax.inputs.tokenizer import Tokenizer, tokenizer_digest
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,10 @@ def _drop_stale(job: Job, stretches: list[list[Part]], root: WatchedRoot) -> str
         shard = int(file.stem.removeprefix("tally-"))
         why = ["their number is another one"]
         if shard < job.shards:
-            why = reuse.stale(root, json.loads(file.read_text()), _key(job, stretches[shard]))
+            try:
+                why = reuse.stale(root, json_text.load_object(file), _key(job, stretches[shard]))
+            except json_text.JsonError:  # cut short by a full disk
+                why = ["their tally is damaged"]
         reasons += why
         stayed += not why
         if why:

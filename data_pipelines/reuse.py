@@ -17,6 +17,7 @@ from data_pipelines import records, report
 from data_pipelines.raw import watched
 from data_pipelines.raw.entry import LayoutError
 from data_pipelines.raw.root import Root
+from nvlm_jax import json_text
 
 RAW = "raw.parquet"  # of a dataset: the notes of raw/watched.py
 LISTED = 3  # reasons in a message
@@ -40,7 +41,7 @@ def standing(path: pathlib.Path, settings: Mapping[str, Any], raw: str | pathlib
     """
     try:
         manifest = records.RecordSource(path).manifest
-        made = json.loads((path / report.REPORT).read_text())
+        made = json_text.load(path / report.REPORT)
     except (records.DatasetError, OSError, ValueError) as error:
         return Standing(None, f"made anew: {error}" if path.exists() else "")
     if other := settings_changed(manifest.settings, settings):

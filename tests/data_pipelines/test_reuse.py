@@ -134,6 +134,17 @@ def test_what_an_earlier_version_left_unfinished_is_made_anew(tmp_path):
     assert len(run(tmp_path)[0]) == 3
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b"[1]", b"[" * 100_000])
+@pytest.mark.parametrize("name", ["cut.json", "tally-00000.json"])
+def test_what_is_unfinished_and_damaged_is_made_anew(tmp_path, name, damage):
+    raw(tmp_path, 3, missing=range(2, 3))
+    with pytest.raises(PrepareError):
+        run(tmp_path)
+    (tmp_path / "out" / ".set.preparing" / name).write_bytes(damage)
+    put(tmp_path / "raw", {"images/2.png": picture()})
+    assert len(run(tmp_path)[0]) == 3
+
+
 def test_a_dataset_outlives_its_raw_files(tmp_path):
     raw(tmp_path, 3)
     run(tmp_path)
