@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from configs.nvlm import ROW_BUDGETS
 from data_pipelines.blend import Blend
 from data_pipelines.budgets import draw, suggest
 from data_pipelines.estimates import decoder_tokens, read_lengths
@@ -28,6 +27,7 @@ from nvlm_jax.config import DataConfig
 from nvlm_jax.inputs.tiling import choose_grid, tile_count
 
 MIB = 1 << 20
+TOKENS = {"d": 8192, "x": 2048, "h": 4096}  # of a row, about: the budgets are those that are suggested near them
 LONGEST = 1000  # text tokens of a sample: the paper cuts them at 1,024 with the template
 SIZES = 2000  # different image sizes of each kind
 
@@ -107,7 +107,7 @@ class Early:
 
 
 def measure(directory: Path, arch: str, rows: int, index: str = "", seed: int = 0) -> dict[str, Any]:
-    """Plan one epoch of `rows` samples, in rows of about as many tokens as the named runs of this architecture have.
+    """Plan one epoch of `rows` samples, in rows of about `TOKENS` tokens.
 
     Args:
         directory: where the plan is written.
@@ -119,7 +119,7 @@ def measure(directory: Path, arch: str, rows: int, index: str = "", seed: int = 
     lengths = read_lengths(index, arch, rows) if index else make_mix(rows, arch)
     begin, used = time.perf_counter(), time.process_time()
     blend, window = Blend(["index"], [len(lengths[0])], [1.0], seed), DataConfig().pack_window
-    budgets = suggest(draw(blend, [lengths]), ROW_BUDGETS[arch][0], window).budgets
+    budgets = suggest(draw(blend, [lengths]), TOKENS[arch], window).budgets
     file, early = directory / f"packing-{arch}.arrow", Early()
     windows = early.watch(packed_windows(blend, [lengths], budgets, draws=len(lengths[0])))
     with open(file, "wb") as out:
