@@ -50,7 +50,7 @@ def batches(monkeypatch, builder) -> list:
     calls = []
 
     class StandIn:
-        def __init__(self, model, vocab_size, end_ids, slots):
+        def __init__(self, model, vocab_size, end_ids, slots, tag_tokens):
             assert vocab_size == builder.tokenizer.vocab_size
             assert builder.tokenizer.decode(end_ids, skip_special=False) == "<|im_end|>"
 

@@ -41,7 +41,7 @@ class Model:
         left = [stop]
 
         class StandIn:
-            def __init__(self, model, vocab_size, end_ids, slots):
+            def __init__(self, model, vocab_size, end_ids, slots, tag_tokens):
                 self.slots = slots
 
             def answers(self, requests):
