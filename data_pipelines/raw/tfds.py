@@ -80,6 +80,10 @@ def _source(root: Root, folder: str, spec: Spec) -> tuple[Any, Any]:
         for file in builder.info.splits[spec.split].filepaths:
             root.find(os.path.relpath(file, root.path))
         images = {name: Encoded() for name, feature in builder.info.features.items() if _image(tfds, feature)}
+        if nested := [n for n, f in builder.info.features.items() if n not in images and _has_image(tfds, f)]:
+            raise BadSample(
+                "wrong_field", f"feature {nested[0]!r} holds images within it; TFDS would decode them unchecked"
+            )
         return builder.as_data_source(split=spec.split, decoders=images), builder.info
     except BadSample as error:
         raise LayoutError(f"{root.path}/{folder}{INFO}: split {spec.split!r}: {error}") from error
@@ -119,6 +123,15 @@ def _class_names(value: Any) -> Iterator[str]:
 
 def _image(tfds: Any, feature: Any) -> bool:
     return isinstance(getattr(feature, "feature", feature), tfds.features.Image)
+
+
+def _has_image(tfds: Any, feature: Any) -> bool:
+    """Whether a feature is an image, or holds one at any depth."""
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return any(_has_image(tfds, inner) for inner in feature.values())
+    if isinstance(feature, tfds.features.Sequence):
+        return _has_image(tfds, feature.feature)
+    return isinstance(feature, tfds.features.Image)
 
 
 def _plain(value: Any, feature: Any) -> Any:

@@ -127,3 +127,13 @@ def test_other_file_formats_and_broken_json_are_named(hostile, tmp_path):
     (hostile.folder / "features.json").write_text("[" * 100_000)
     with pytest.raises(LayoutError, match=r"features\.json: no JSON"):
         made(tmp_path, Spec("pages", "tfds_conversations"), raw)
+
+
+def test_images_that_tfds_would_decode_itself_are_refused(hostile, tmp_path):
+    text = (hostile.folder / "features.json").read_text()
+    held = json.loads(text)
+    turns = held["featuresDict"]["features"]["conversations"]["sequence"]["feature"]["featuresDict"]["features"]
+    turns["group"] = held["featuresDict"]["features"]["images"]["sequence"]["feature"]
+    (hostile.folder / "features.json").write_text(json.dumps(held))
+    with pytest.raises(LayoutError, match="'conversations' holds images within it"):
+        made(tmp_path, Spec("pages", "tfds_conversations"), tmp_path / "raw")
