@@ -13,7 +13,6 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from configs import locate
 from nvlm_jax.config import ConfigError, RunConfig, from_mapping
-from nvlm_jax.training.llm_tokenizer import with_tokenizer_of_llm
 
 
 class _Parser(ConfigFileFlagParser):
@@ -43,7 +42,11 @@ def run_config(mapping: Mapping[str, Any]) -> RunConfig:
     if given.get("inputs.system"):  # the default text, too, where it is asked for
         config = dataclasses.replace(config, inputs=dataclasses.replace(config.inputs, system=given["inputs.system"]))
     named = given.get("init.llm") or given.get("init.checkpoint") or not config.inputs.tokenizer
-    return with_tokenizer_of_llm(config) if named and "inputs.tokenizer" not in given else config
+    if not named or "inputs.tokenizer" in given:
+        return config
+    from nvlm_jax.training.llm_tokenizer import with_tokenizer_of_llm  # imports JAX, which preparing data does without
+
+    return with_tokenizer_of_llm(config)
 
 
 def define_config(text: str) -> flags.FlagHolder[ml_collections.ConfigDict]:
