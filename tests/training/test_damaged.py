@@ -22,7 +22,7 @@ from nvlm_jax.training.workdir import write_atomically
 from tests.convert.support import INPUTS, random_parameters, small
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-FLIPS = 2  # of each file
+FLIPS = 1  # of each file
 
 
 def weights(model) -> dict[str, int]:
