@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
 
 from nvlm_jax.generation.ledger import Ledger
 from nvlm_jax.generation.programs import programs_for
@@ -51,7 +50,16 @@ from nvlm_jax.generation.shapes import (
     rounded,
     rows_read,
 )
-from nvlm_jax.generation.store import PAGE, Store, empty_store, grown, pages_for, store_shardings, with_tag_room
+from nvlm_jax.generation.store import (
+    PAGE,
+    Store,
+    empty_store,
+    grown,
+    mesh_of,
+    pages_for,
+    store_shardings,
+    with_tag_room,
+)
 from nvlm_jax.generation.warm_up import ANY_CHOICE, empty_calls
 from nvlm_jax.generation.work import Work, cross_tiles, longest_first, most_tiles, piece_of, rows_of, tiles_needed
 from nvlm_jax.models.nvlm import NVLM
@@ -473,9 +481,3 @@ class Engine:
                 self._pages.release(work.pages)
                 self._tiles.release(place for place in work.tiles if place)
         self._working = [work for work in self._working if not work.finish]
-
-
-def mesh_of(params: Sequence[jax.Array]) -> Mesh | None:
-    """The mesh that parameters lie on; None for one device."""
-    shardings = {leaf.sharding for leaf in params if isinstance(leaf, jax.Array)}
-    return next((s.mesh for s in shardings if isinstance(s, NamedSharding) and s.mesh.size > 1), None)

@@ -42,7 +42,7 @@ class Draws(NamedTuple):
     top_k: np.ndarray  # int32 [B]
     seed: np.ndarray  # uint32 [B]
     count: np.ndarray  # int32 [B]
-    told: np.ndarray  # bool [B], whether log-probabilities are wanted
+    logprobs: np.ndarray  # bool [B], whether log-probabilities are asked for
 
 
 class Chosen(NamedTuple):
@@ -54,8 +54,8 @@ class Chosen(NamedTuple):
     top_logprobs: jax.Array  # float32 [B, n]
 
 
-def draws_of(samplings: Sequence[Sampling], counts: Sequence[int], rows: int, told: bool = False) -> Draws:
-    """Arrays of `rows` rows, those behind the given ones greedy; `told`: log-probabilities are wanted."""
+def draws_of(samplings: Sequence[Sampling], counts: Sequence[int], rows: int, logprobs: bool = False) -> Draws:
+    """Arrays of `rows` rows, those behind the given ones greedy; `logprobs`: they are asked for."""
     samplings = [*samplings, *[Sampling()] * (rows - len(samplings))]
     return Draws(
         np.asarray([s.temperature for s in samplings], np.float32),
@@ -63,7 +63,7 @@ def draws_of(samplings: Sequence[Sampling], counts: Sequence[int], rows: int, to
         np.asarray([min(s.top_k, 2**31 - 1) for s in samplings], np.int32),
         np.asarray([s.seed % 2**32 for s in samplings], np.uint32),
         np.asarray([*counts, *[0] * (rows - len(counts))], np.int32),
-        np.full(rows, told),
+        np.full(rows, logprobs),
     )
 
 
@@ -92,19 +92,21 @@ def choose(logits: jax.Array, draws: Draws, vocab_size: int, greedy: bool | None
         token = drawn()
     rows, count = len(token), min(alternatives, vocab_size)
 
-    def untold() -> Chosen:
+    def without() -> Chosen:
         empty = jnp.zeros((rows, count))
         return Chosen(token, jnp.zeros(rows), empty.astype(jnp.int32), empty)
 
-    def told() -> Chosen:
+    def with_logprobs() -> Chosen:
         logprobs = jax.nn.log_softmax(logits, axis=-1)
         top_logprobs, top_tokens = jax.lax.top_k(logprobs, count)
         own = jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
         return Chosen(token, own, top_tokens.astype(jnp.int32), top_logprobs)
 
     if not alternatives:
-        return untold()
-    return told() if greedy is not None else jax.lax.cond(jnp.any(jnp.asarray(draws.told)), told, untold)
+        return without()
+    if greedy is not None:
+        return with_logprobs()
+    return jax.lax.cond(jnp.any(jnp.asarray(draws.logprobs)), with_logprobs, without)
 
 
 def _draw(logits: jax.Array, draws: Draws) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -66,6 +67,12 @@ def grown(store: Store, pages: int, tiles: int) -> Store:
         return jnp.concatenate([array, more]) if count > array.shape[0] else array
 
     return Store(*(jax.tree.map(lambda a, n=n: pad(a, n), part) for part, n in zip(store, (pages, tiles), strict=True)))
+
+
+def mesh_of(params: Sequence[jax.Array]) -> Mesh | None:
+    """The mesh that parameters lie on; None for one device."""
+    shardings = {leaf.sharding for leaf in params if isinstance(leaf, jax.Array)}
+    return next((s.mesh for s in shardings if isinstance(s, NamedSharding) and s.mesh.size > 1), None)
 
 
 def store_shardings(store: Store, mesh: Mesh) -> Store:

@@ -119,8 +119,8 @@ class Answer:
         finish, logprobs = "", None
         async with contextlib.aclosing(updates):
             async for update in updates:
-                _, told = self._add(update)
-                finish, logprobs = update.finish, _joined(logprobs, told)
+                _, more = self._add(update)
+                finish, logprobs = update.finish, _joined(logprobs, more)
         return self._reply.whole(self._text.text, finish, self._count, logprobs)
 
     async def events(
@@ -132,9 +132,9 @@ class Answer:
                 yield _event(self._reply.chunk({"role": "assistant", "content": ""}))
                 update = first
                 while True:
-                    piece, told = self._add(update)
-                    if piece or (told and told["content"]):
-                        yield _event(self._reply.chunk({"content": piece}, None, told))
+                    piece, logprobs = self._add(update)
+                    if piece or (logprobs and logprobs["content"]):
+                        yield _event(self._reply.chunk({"content": piece}, None, logprobs))
                     if update.finish:
                         break
                     update = await anext(updates)
@@ -218,12 +218,12 @@ def make_app(server: Server) -> fastapi.FastAPI:
     @app.get("/health")
     async def health() -> Response:
         worker = server.worker
-        told = {"status": worker.state, "model": server.settings.model, "pending": worker.pending}
+        content = {"status": worker.state, "model": server.settings.model, "pending": worker.pending}
         if worker.state == "ok":
-            return JSONResponse(told)
+            return JSONResponse(content)
         done, programs = worker.progress
-        told |= {"programs": {"ready": done, "of": programs}} if worker.state == "warming up" else {}
-        return JSONResponse(_unready(worker).body() | told, 503, {"Retry-After": "1"})
+        content |= {"programs": {"ready": done, "of": programs}} if worker.state == "warming up" else {}
+        return JSONResponse(_unready(worker).body() | content, 503, {"Retry-After": "1"})
 
     @app.get("/metrics")
     async def metrics() -> Response:

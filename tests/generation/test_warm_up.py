@@ -45,8 +45,8 @@ def make_requests(arch: str) -> list[Request]:
     samplings = (Sampling(), Sampling(0.9, seed=4), Sampling(1.2, 0.9, 5, seed=9))
     choices = itertools.cycle(itertools.product(samplings, (None, 3)))
     return [
-        Request(make_prompt(arch, list(tiles), text, seed), 9, sampling, told)
-        for seed, (tiles, text, (sampling, told)) in enumerate(zip(images, texts, choices, strict=False))
+        Request(make_prompt(arch, list(tiles), text, seed), 9, sampling, logprobs)
+        for seed, (tiles, text, (sampling, logprobs)) in enumerate(zip(images, texts, choices, strict=False))
     ]
 
 
