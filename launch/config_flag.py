@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +28,7 @@ class _Parser(ConfigFileFlagParser):
             raise ValueError(text) from cause
         if not isinstance(config, ml_collections.ConfigDict):
             raise ValueError(f"get_config gives {type(config).__name__}; a ConfigDict would be right")
+        _check_places(config)
         return config
 
 
@@ -49,12 +52,39 @@ def run_config(mapping: Mapping[str, Any]) -> RunConfig:
     return with_tokenizer_of_llm(config)
 
 
+def _check_places(config: ml_collections.ConfigDict) -> None:
+    """Raise ValueError for a flag of a dataset that the blend does not have: `--config.data.blend[7].path=...`."""
+    size = len(config.get("data", {}).get("blend", ()))
+    for argument in sys.argv:
+        found = re.match(r"--?config\.data\.blend\[(\d+)\]", argument)
+        if found and int(found[1]) >= size:
+            there = f"it has {size} datasets, 0 to {size - 1}" if size else "it has none"
+            text = f"{argument}: data.blend has no dataset {found[1]}; {there}. --blend=NAME:PATH:WEIGHT gives others"
+            raise ValueError(text)
+
+
+def with_brackets(argument: str) -> str:
+    """The places of lists as ml_collections wants them.
+
+    >>> with_brackets("--config.data.blend.0.path=a.0.b")
+    '--config.data.blend[0].path=a.0.b'
+    """
+    key, equal, value = argument.partition("=")
+    if not re.match(r"--?config\.", key):
+        return argument
+    return re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", key) + equal + value
+
+
 def define_config(text: str) -> flags.FlagHolder[ml_collections.ConfigDict]:
     """--config=FILE[:CHOICES], and --config.KEY=VALUE for each key that the file's configuration has.
+
+    A place in a list may be written as `data.blend.0.path` or `data.blend[0].path`: arguments of this process are
+    brought into the second form before they are parsed.
 
     Args:
         text: the flag's help.
     """
     holder = config_flags.DEFINE_config_file("config", None, text, lock_config=True)
+    sys.argv[1:] = map(with_brackets, sys.argv[1:])
     flags.FLAGS["config"].parser = _Parser("config", lock_config=True)
     return holder

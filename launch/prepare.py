@@ -42,6 +42,7 @@ from data_pipelines.prepare import SHARD, PrepareError, made_shards, prepare
 from data_pipelines.raw.entry import LayoutError, Spec
 from data_pipelines.raw.internvl import meta_specs
 from data_pipelines.records import DatasetError, read_manifest
+from launch.blends import with_blend
 from launch.command import run_command
 from launch.config_flag import define_config, run_config
 from nvlm_jax.config import ConfigError
@@ -123,7 +124,7 @@ def suggest_budgets() -> None:
     if CONFIG.value is None:
         raise app.UsageError("--suggest_budgets needs the run: --config=configs/nvlm.py:arch=d,size=72b,stage=sft")
     try:
-        config = run_config(CONFIG.value.to_dict())
+        config = run_config(with_blend(CONFIG.value))
         blend, lengths = open_blend(config, open_sources(config), limited=False)
         draws = budgets.draw(blend, lengths)
         now = config.data

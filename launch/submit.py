@@ -22,6 +22,7 @@ from typing import Any
 import jinja2
 from absl import app, flags
 
+from launch.blends import blend_flags, with_blend
 from launch.command import run_command
 from launch.config_flag import define_config
 from launch.platform_flags import environment
@@ -67,6 +68,9 @@ CLAIM = flags.DEFINE_string("claim", "shared", "GKE: PersistentVolumeClaim with 
 MOUNT = flags.DEFINE_string("mount", "/shared", "GKE: where the claim is mounted")
 
 
+ACCEPT = flags.DEFINE_bool("accept_data", False, "as launch.train's")
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; every option is a flag, --name=value")
@@ -86,7 +90,7 @@ def main(argv: list[str]) -> None:
 
 def render() -> str:
     """The job as text. Raises ConfigError for a run that cannot start there."""
-    config = from_mapping(RunConfig, CONFIG.value.to_dict())
+    config = from_mapping(RunConfig, with_blend(CONFIG.value, here=False))
     chip, shape, count = parse_topology(TOPOLOGY.value)
     devices = count * SLICES.value * (2 if chip.name == "tpu7x" else 1)
     fill_axes(config.mesh, devices)
@@ -119,6 +123,7 @@ def common(config: RunConfig, chip: Chip, devices: int) -> dict[str, Any]:
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", name):
         raise ConfigError(f"--name: {name!r}; at most 40 lower-case letters, digits and dashes inside")
     overrides = [item for item in sys.argv[1:] if item.startswith(("--config=", "--config.", "-config"))]
+    overrides += [*blend_flags(), *(["--accept_data"] if ACCEPT.value else [])]
     command = [PYTHON.value, "-m", "launch.train", *overrides, f"--workdir={WORKDIR.value}"]
     quoted = {key: shlex.quote(value) if TARGET.value == "slurm" else value for key, value in environment(chip).items()}
     return {
