@@ -30,6 +30,7 @@ from rich.table import Table
 
 from configs.nvlm import ARCHS, TINY_DATA, get_config
 from data_pipelines import embedded
+from data_pipelines.records import RecordSource
 from launch.command import run_command
 from nvlm_jax import json_text
 from nvlm_jax.config import RunConfig, from_mapping
@@ -45,6 +46,7 @@ SCALE = flags.DEFINE_float("steps_scale", 1.0, "times the steps of each stage, f
 SEED = flags.DEFINE_integer("seed", 0, "of the initial weights and the order of the data", lower_bound=0)
 LIMIT = flags.DEFINE_integer("limit", 50, "held-out pages, and text-only samples, that are evaluated", lower_bound=1)
 
+PAGE = "page.png"  # a held-out one, to ask about by hand
 STAGES = ("pretrain", "sft")
 HELD_OUT = ("qa-test", "text-test")
 SECONDS = "quickstart_seconds.json"  # in each stage's directory: wall-clock spent on it, over all starts
@@ -64,6 +66,8 @@ def main(argv: list[str]) -> None:
         prepare()
     except KeyboardInterrupt:
         go_on(signal.SIGINT)
+    page = RecordSource(pathlib.Path(TINY_DATA) / HELD_OUT[0])[0].images[0]
+    (root / PAGE).write_bytes(page)
     entries = []
     for arch in dict.fromkeys(ARCHITECTURES.value):
         for stage in STAGES:

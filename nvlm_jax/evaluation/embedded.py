@@ -9,12 +9,15 @@ from nvlm_jax.evaluation.benchmark import Benchmark, Scored
 from nvlm_jax.evaluation.question import Question
 from nvlm_jax.inputs.batch import IMAGE_PLACEHOLDER, Message, Sample
 
+FACTS = ("types", "kinds", "answers")
+
 
 def questions(samples: Iterable[Sample]) -> Iterator[Question]:
     """Every question of every sample: the sample's images and that one question, nothing of the other turns.
 
     Args:
-        samples: conversations of user and assistant in turn; `meta` lists `types`, `kinds` and `answers`.
+        samples: conversations of user and assistant in turn; `meta` lists `types`, `kinds` and `answers`. Without any
+            of these lists, as in a dataset of one's own, a question's answer is what the assistant says next.
 
     Raises:
         ValueError: a sample without those lists, or with another number of questions than they have.
@@ -22,7 +25,8 @@ def questions(samples: Iterable[Sample]) -> Iterator[Question]:
     for sample in samples:
         asked = [m.content for m in sample.messages if m.role == "user"]
         try:
-            facts = list(zip(asked, *(sample.meta[key] for key in ("types", "kinds", "answers")), strict=True))
+            lists = [sample.meta[key] for key in FACTS] if sample.meta.keys() & set(FACTS) else _said(sample)
+            facts = list(zip(asked, *lists, strict=True))
         except (KeyError, ValueError) as error:
             raise ValueError(
                 f"sample {sample.id!r}: {len(asked)} questions, and meta with {sorted(sample.meta)}; meta needs one "
@@ -33,6 +37,13 @@ def questions(samples: Iterable[Sample]) -> Iterator[Question]:
             text = content.replace(IMAGE_PLACEHOLDER, "").strip()
             prompt = Message("user", f"{images}\n{text}" if images else text)
             yield Question(f"{sample.id}/{number}", sample.id, group, kind, (prompt,), sample.images, answer)
+
+
+def _said(sample: Sample) -> list[list[str]]:
+    """The lists, from the conversation itself: report group, `content` or `text`, and the assistant's words."""
+    answers = [m for m in sample.messages if m.role == "assistant"]
+    kind = "content" if sample.images else "text"
+    return [[m.group or "answer" for m in answers], [kind for _ in answers], [m.content for m in answers]]
 
 
 def score(question: Question, output: str, rule: str) -> Scored:

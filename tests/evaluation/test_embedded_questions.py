@@ -44,7 +44,14 @@ def test_a_text_question_has_no_placeholder():
     assert question.text == "repeat 42." and question.images == ()
 
 
-@pytest.mark.parametrize("meta", [{}, {"types": ["word"], "kinds": ["content"], "answers": ["FOX"]}])
+def test_of_a_dataset_of_ones_own_the_assistants_words_are_the_answers():
+    asked = list(questions([sample(meta={"source": "mine"})]))
+    said = [m.content for m in sample().messages if m.role == "assistant"]
+    assert [question.answer for question in asked] == said and len(said) == 2
+    assert [(question.type, question.kind) for question in asked] == [("word", "content"), ("line", "content")]
+
+
+@pytest.mark.parametrize("meta", [{"types": ["word"]}, {"types": ["word"], "kinds": ["content"], "answers": ["FOX"]}])
 def test_a_sample_without_its_facts_is_named(meta):
     with pytest.raises(ValueError, match=r"'qa-1': 2 questions.*one entry of types, kinds and answers"):
         list(questions([sample(meta=meta)]))

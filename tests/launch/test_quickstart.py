@@ -107,6 +107,7 @@ def test_stopped_in_the_middle_it_goes_on_and_what_is_finished_stays(place):
     status, output = run(place, *FLAGS)
     assert status == 0, output
     assert "runs/quickstart/d/pretrain: finished before" in output and output.count("finished before") == 1
+    assert (out / "page.png").read_bytes().startswith(b"\x89PNG")  # which README and docs ask about
     first = (out / "results.json").read_text()
     [entry] = json.loads(first)
     assert entry["checkpoint"] == f"runs/quickstart/d/sft/checkpoints/{steps('sft', 0.05)}"
