@@ -74,7 +74,7 @@ def place(tmp_path) -> pathlib.Path:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     launch = tmp_path / "launch"
     launch.mkdir()
-    for file in ("__init__.py", "quickstart.py"):
+    for file in ("__init__.py", "command.py", "quickstart.py"):
         (launch / file).symlink_to(ROOT / "launch" / file)
     (launch / "train.py").write_text(TRAIN)
     (launch / "evaluate.py").write_text(EVALUATE)
