@@ -24,7 +24,19 @@ COMMANDS = (
     "verify_order",
     "tiny_assets",
 )
-BENCHMARKS = ("step", "tiles", "attention", "pytorch", "decode", "engine", "serve", "packing", "data", "convert")
+BENCHMARKS = (
+    "step",
+    "tiles",
+    "attention",
+    "tile_tags",
+    "pytorch",
+    "decode",
+    "engine",
+    "serve",
+    "packing",
+    "data",
+    "convert",
+)
 
 
 ALL = (*COMMANDS, *(f"benchmarks.{name}" for name in BENCHMARKS))

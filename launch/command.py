@@ -62,9 +62,6 @@ def one_line(error: Exception) -> str:
         return fault
     cause = error.__cause__ if isinstance(error, OSError) and isinstance(error.__cause__, OSError) else error
     text = str(cause).strip()
-    if "Failed loading config file" in text:  # of ml_collections, in four lines
-        path = next(iter(re.findall(r"No such file or directory: '([^']+)'", text)), "")
-        return f"--config={path}: no such file; a configuration is a Python file such as configs/nvlm.py"
     return f"{type(cause).__name__}: {text}"
 
 

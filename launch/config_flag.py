@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,10 @@ from nvlm_jax.config import ConfigError, RunConfig, from_mapping
 class _Parser(ConfigFileFlagParser):
     def parse(self, path: str) -> ml_collections.ConfigDict:
         file, colon, choices = path.partition(":")
+        if not pathlib.Path(locate(file)).is_file():
+            raise FileNotFoundError(
+                f"--config={file}: no such file; a configuration is a Python file such as configs/nvlm.py"
+            )
         try:
             config = super().parse(locate(file) + colon + choices)
         except Exception as error:  # ml_collections puts a traceback into the message of some

@@ -109,7 +109,6 @@ def sweep() -> Sequence[str]:
         if ONLY.value >= len(runs):
             raise sweep_file.SweepError(f"--only={ONLY.value}: the plan has runs 0 to {len(runs) - 1}")
         runs = runs[ONLY.value : ONLY.value + 1]
-    pathlib.Path(WORKDIR.value).mkdir(parents=True, exist_ok=True)  # before minutes of making data
     sweep_data.prepare(plan)
     if ONLY.value is None:  # a task of a cluster learns it from its own run
         sweep_data.check_rows(plan)

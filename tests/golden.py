@@ -63,5 +63,6 @@ def batch(case: str, ids: np.ndarray | None = None, loss_mask: np.ndarray | None
         tile_start=np.zeros(count, np.int32),
         image_slots=np.where(is_image, np.cumsum(is_image) - 1, -1).astype(np.int32),
         tag_tile=np.zeros(len(ids), np.int32),
+        tile_tags=np.zeros((count, 0), np.int32),
     )
     return Batch(*(np.asarray(value)[None] for value in row))

@@ -15,7 +15,7 @@ def pack_row(
     tiles_per_row: int,
     tile_size: int,
     tokens_per_tile: int,
-    tag_tokens: int = 0,
+    tag_tokens: int | None = None,
 ) -> Batch:
     """Place examples one after the other in a row and pad the rest.
 
@@ -25,7 +25,7 @@ def pack_row(
         tiles_per_row: T.
         tile_size: P.
         tokens_per_tile: N.
-        tag_tokens: K, `ExampleBuilder.tag_tokens`.
+        tag_tokens: K, `ExampleBuilder.tag_tokens`; None = what these examples need.
 
     Returns:
         A `Batch` whose arrays lack the leading axis B.
@@ -59,9 +59,12 @@ def pack_batch(
     tiles_per_row: int,
     tile_size: int,
     tokens_per_tile: int,
-    tag_tokens: int = 0,
+    tag_tokens: int | None = None,
 ) -> Batch:
     """One row for each list of examples. Arguments and errors as `pack_row`."""
+    if tag_tokens is None:
+        tags = [x.tile_tags for examples in rows for x in examples if x.tile_tags is not None]
+        tag_tokens = max((tag.shape[1] for tag in tags), default=0)
     batch = _empty(len(rows), tokens_per_row, tiles_per_row, tile_size, tag_tokens)
     for i, examples in enumerate(rows):
         _fill(_row(batch, i), examples, tokens_per_tile)

@@ -273,6 +273,9 @@ def check_same(sweep: Sweep, root: str | pathlib.Path) -> None:
     if found is None:
         if root.is_dir() and any(not path.name.startswith((STUDY, PLAN)) for path in root.iterdir()):
             raise SweepError(f"{root}: is not empty and has no {PLAN}; use another --workdir")
+        if not root.exists():  # what cannot be made is said before minutes of making data; nothing is left of a refusal
+            root.mkdir(parents=True)
+            root.rmdir()
         return
     if other := _other_sweep(sweep, root, found):
         raise SweepError(f"{root}: {other}; use another --workdir")

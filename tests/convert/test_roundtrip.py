@@ -161,7 +161,7 @@ def test_a_piece_that_ends_too_early_is_an_error(tmp_path):
     assert_same(open_checkpoint(tmp_path / "ckpt")[1], read_all(golden.DIRECTORY, golden.config()))
     piece = tmp_path / "ckpt/frozen/decoder.embedding/0.0"
     os.truncate(piece, 1000)
-    with pytest.raises(CheckpointError, match=r"decoder.embedding/0.0: ends 130072 bytes too early"):
+    with pytest.raises(CheckpointError, match=r"frozen: decoder.embedding cannot be read"):
         export_hf(tmp_path / "ckpt", tmp_path / "hf")
     with pytest.raises(CheckpointError, match=r"frozen: decoder.embedding cannot be read"):
         nvlm_jax.load(tmp_path / "ckpt")

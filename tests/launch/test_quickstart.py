@@ -132,13 +132,6 @@ def test_stopped_in_the_middle_it_goes_on_and_what_is_finished_stays(place):
     assert status == 1 and expected in output, output
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--archs=d,q"], "q: --archs takes some of d, x, h"),
-        ([], "start it in the repository's root; there is no configs/nvlm.py here"),
-    ],
-)
-def test_quickstart_says_what_it_cannot_do(tmp_path, flags, message):
-    status, output = run(tmp_path, *flags)
-    assert status == 1 and message in output
+def test_quickstart_says_what_it_cannot_do(tmp_path):
+    status, output = run(tmp_path, "--archs=d,q")
+    assert status == 1 and "q: --archs takes some of d, x, h" in output

@@ -75,7 +75,7 @@ def test_files_that_are_not_there_are_listed_by_variant_before_anything_starts(c
 
 
 def test_rows_and_test_sets_are_checked_and_a_users_own_dataset_is_left(call, place):
-    row = "def sweep(add):\n    add('arch=x')\n    add('arch=x', {'sft.data.tiles_per_row': 0}, label='narrow')"
+    row = "def sweep(add):\n    add('arch=x')\n    add('arch=x', {'sft.data.tokens_per_row': 1}, label='narrow')"
     status, text = call(row)
     assert status == 1 and "Traceback" not in text and not (place / "runs").exists()
     assert "variant narrow, stage sft: dataset 'pages': no sample fits a row of" in text

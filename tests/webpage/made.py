@@ -157,6 +157,7 @@ def _finish(run: store.Run, place: int) -> None:
     share = 0.6 + place / 60
     kinds = {"content": share, "place": share - 0.1}
     record = {
+        "variant": run.variant.name, "seed": run.seed,
         "accuracy": {"vision": share, "by_type": dict.fromkeys(TYPES, share), "by_kind": kinds},
         "params": {"decoder": 919_680}, "parameters": 1_878_784 + 7e5 * (arch != "d"), "trained_parameters": 9e5,
         "flops": 1.34e11 * (1 + place / 10), "seconds": 90.0 + place, "samples_per_second": 60.0, "loss": 0.1,
