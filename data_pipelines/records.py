@@ -266,8 +266,8 @@ def read_manifest(path: str | pathlib.Path) -> Manifest:
         manifest = Manifest(**raw)
     except FileNotFoundError:
         raise DatasetError(
-            f"{path}: no dataset here ({MANIFEST} is missing); `python -m launch.prepare` makes one: with "
-            "--dataset=embedded --out=DIR the generated ones, and docs/own_data.md has your own"
+            f"{path}: no dataset here ({MANIFEST} is missing); `python -m launch.prepare "
+            "--dataset=embedded --out=DIR` makes the generated ones, and docs/own_data.md has your own"
         ) from None
     except (ValueError, TypeError, OSError) as error:
         raise DatasetError(f"{path / MANIFEST}: not a manifest of format {FORMAT}: {error!s:.300}") from error
